@@ -1,0 +1,58 @@
+"""The prepare stage: a data set's raw folder -> `data/<dataset>/` with the manifest and the packed images."""
+
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.params import Params
+from pipeline.progress import counted
+from reid.data import synthetic
+from reid.data.pack import PackInfo, pack
+from reid.data.readers import reader
+
+
+def run(root: Path, dataset: str, params: Params) -> None:
+    """Prepare one data set of the checkout at `root`; the raw folder is read and never changed.
+
+    Raises:
+        FileNotFoundError: the raw folder is not there; the message shows what was expected where.
+        ValueError: images are bad, names do not parse, or the identities of train and test overlap.
+    """
+    raw = _draw(root, params) if dataset == "synthetic" else _raw_root(root, params)
+    with counted(f"packing {dataset}") as progress:
+        info = pack(
+            raw,
+            reader(dataset).read(raw),
+            root / "data" / dataset,
+            image_size=params.prepare.image_size,
+            workers=params.prepare.workers or len(os.sched_getaffinity(0)),
+            skip_bad=params.prepare.skip_bad,
+            progress=progress,
+        )
+    print(_summary(info))
+
+
+def _draw(root: Path, params: Params) -> Path:
+    """Draw the embedded data set anew, so that the files are what the parameters say."""
+    folder = root / "data" / "raw" / "synthetic"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with counted("drawing synthetic") as progress:
+        synthetic.draw(folder, params.prepare.synthetic, progress)
+    return folder
+
+
+def _raw_root(root: Path, params: Params) -> Path:
+    if params.prepare.root is not None:
+        return root / params.prepare.root
+    return Path(os.environ["REID_DATASETS"]) if "REID_DATASETS" in os.environ else root / "datasets"
+
+
+def _summary(info: PackInfo) -> str:
+    counts = ", ".join(
+        f"{split} {count['images']} images of {count['identities']} identities" for split, count in info.counts.items()
+    )
+    lines = [f"{info.name}: {counts}; digest {info.digest[:12]}"]
+    lines += [f"warning: {warning}" for warning in info.warnings]
+    lines += [f"left out: {skipped['path']} {skipped['reason']}" for skipped in info.skipped]
+    return "\n".join(lines)

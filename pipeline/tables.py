@@ -1,0 +1,398 @@
+"""The tables of the report as values: declared rows and finished trials in, cells out. Nothing here reads or writes.
+
+A cell of ours keeps its runs, so that whatever renders it can say where the number comes from. Numbers are fractions
+until they are printed: percent with one decimal, mean and sample standard deviation over the seeds that finished.
+"""
+
+import dataclasses
+import itertools
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from pipeline.published import PublishedTable
+
+DASH = "–"
+MINUS = "−"
+
+Kind = Literal["ours", "published", "difference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured."""
+
+    key: str
+    dataset: str
+    method: str
+    seed: int
+    status: Literal["done", "pruned", "failed", "missing"]
+    reason: str
+    metrics: dict[str, float]
+    protocol: dict[str, Any]
+    config: dict[str, Any]
+    data_digest: str
+    code_digest: str
+    seconds: float
+    device: str
+    commit: str
+    dirty: bool
+    torch: str
+    finished: str
+    run_id: str
+    experiment_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowEntry:
+    """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row."""
+
+    label: str
+    method: str | None
+    published_method: str | None
+    keys: dict[str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTrial:
+    """One point a search asked for; `value` is the objective on the held-out identities, as a fraction."""
+
+    number: int
+    params: dict[str, Any]
+    value: float | None
+    status: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winner:
+    """The point a search chose."""
+
+    number: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchEntry:
+    """One search on one data set."""
+
+    objective: str
+    space: dict[str, Any]
+    trials: list[SearchTrial]
+    winner: Winner | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A declared table or search, as `results/plan.json` has it."""
+
+    name: str
+    kind: Literal["table", "search"]
+    title: str
+    note: str
+    metrics: list[str]
+    published: str | None
+    published_datasets: list[str]
+    rows: list[RowEntry]
+    search: dict[str, SearchEntry] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of a table.
+
+    `value` is unrounded, in percent or points, and None where a dash is printed; `text` is what is printed of it. `n`
+    of `declared` seeds finished; `reason` says why a cell has less than it should. `panel` numbers the cell's runs.
+    """
+
+    kind: Kind
+    value: float | None = None
+    text: str = DASH
+    std: str = ""
+    n: int = 0
+    declared: int = 0
+    mark: Literal["", "best", "second"] = ""
+    reason: str = ""
+    doubtful: bool = False
+    panel: int | None = None
+
+    @property
+    def count(self) -> str:
+        """The number of seeds behind the cell: `(3)`, or `(2/3)` where a seed is lacking; empty without any."""
+        if not self.n:
+            return ""
+        return f"({self.n})" if self.n == self.declared else f"({self.n}/{self.declared})"
+
+    @property
+    def lacking(self) -> bool:
+        """Whether seeds that were declared are not in the number."""
+        return self.n < self.declared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Neighbouring columns: the metrics of one data set, ours, published, or the difference of the two in points.
+
+    `dataset` is our key, or the published name. `not_comparable` is the reason why published numbers are shown and no
+    difference is; empty otherwise.
+    """
+
+    kind: Kind
+    dataset: str
+    title: str
+    metrics: tuple[str, ...]
+    not_comparable: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row; `cells` run through the groups' metrics in order."""
+
+    label: str
+    ours: bool
+    reference: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The runs behind the cells of one row on one data set; `first` is a run of the table's first row of ours there."""
+
+    number: int
+    label: str
+    dataset: str
+    title: str
+    runs: tuple[Run, ...]
+    first: Run
+
+    @property
+    def done(self) -> tuple[Run, ...]:
+        """The runs that ended with a number."""
+        return tuple(run for run in self.runs if run.status == "done")
+
+    @property
+    def sample(self) -> Run:
+        """A run that stands for all of them in everything but the seed; one with a number where there is one."""
+        return (self.done or self.runs)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that knows where every number comes from."""
+
+    experiment: Experiment
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    panels: tuple[Panel, ...]
+    warnings: tuple[str, ...]
+    printed: PublishedTable | None
+
+    def columns(self) -> list[tuple[Group, str]]:
+        """Group and metric of every cell of a row, in order."""
+        return [(group, metric) for group in self.groups for metric in group.metrics]
+
+
+def build(
+    experiment: Experiment, *, datasets: Mapping[str, str], runs: Mapping[str, Run], printed: PublishedTable | None
+) -> Table:
+    """Build one table.
+
+    Args:
+        experiment: the declared rows.
+        datasets: display name of every data set key, in the order of the columns.
+        runs: every declared trial by its key.
+        printed: the published table, where the experiment names one.
+
+    Raises:
+        ValueError: two rows have one label, or a row names a trial that `runs` lacks.
+        PublishedError: a row does not join to its published number.
+    """
+    labels = [entry.label for entry in experiment.rows]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise ValueError(f"{experiment.name}: two rows are named {twice!r}; give each its own label")
+    for entry in experiment.rows:
+        require(f"{experiment.name}, row {entry.label!r}", itertools.chain(*entry.keys.values()), runs)
+    panels = _panels(experiment, datasets, runs)
+    groups = _groups(experiment, datasets, panels, printed)
+    rows = [_row(entry, groups, panels, printed) for entry in experiment.rows]
+    return Table(
+        experiment=experiment,
+        groups=groups,
+        rows=_marked(rows),
+        panels=panels,
+        warnings=tuple(_warnings(panels)),
+        printed=printed,
+    )
+
+
+def require(where: str, keys: Iterable[str], runs: Mapping[str, Run]) -> None:
+    """Raise a ValueError that says where, if a trial of the plan is not among `runs`."""
+    if lost := [key for key in keys if key not in runs]:
+        raise ValueError(
+            f"{where}: trial {', '.join(lost)} is not in the table of trials; "
+            "the plan and the table are of different sweeps: run the sweep stage again"
+        )
+
+
+def _panels(experiment: Experiment, datasets: Mapping[str, str], runs: Mapping[str, Run]) -> tuple[Panel, ...]:
+    panels: list[Panel] = []
+    first: dict[str, Run] = {}
+    for entry in experiment.rows:
+        for dataset, keys in entry.keys.items():
+            if keys:
+                panel = Panel(
+                    number=len(panels),
+                    label=entry.label,
+                    dataset=dataset,
+                    title=datasets[dataset],
+                    runs=tuple(runs[key] for key in keys),
+                    first=first.setdefault(dataset, runs[keys[0]]),
+                )
+                panels.append(panel)
+    return tuple(panels)
+
+
+def _groups(
+    experiment: Experiment, datasets: Mapping[str, str], panels: Sequence[Panel], printed: PublishedTable | None
+) -> tuple[Group, ...]:
+    used = [key for key in datasets if any(key in entry.keys for entry in experiment.rows)]
+    shown = {name: _shared(experiment, printed, name) for name in experiment.published_datasets} if printed else {}
+    groups: list[Group] = []
+    for key in used:
+        title = datasets[key]
+        groups.append(Group(kind="ours", dataset=key, title=title, metrics=tuple(experiment.metrics)))
+        if title in shown:
+            groups.extend(_counterpart(key, title, shown[title], [panel for panel in panels if panel.dataset == key]))
+    if shown and not any(group.kind == "published" for group in groups):
+        name = next(iter(shown))
+        reason = f"measured on {' and '.join(datasets[key] for key in used)}, published on {name}"
+        groups.append(_printed(name, shown[name], not_comparable=reason if used else ""))
+    return tuple(groups)
+
+
+def _shared(experiment: Experiment, printed: PublishedTable, dataset: str) -> tuple[str, ...]:
+    """The metrics of ours that the paper prints too."""
+    there = printed.metrics(dataset)
+    return tuple(metric for metric in experiment.metrics if metric in there)
+
+
+def _counterpart(key: str, title: str, metrics: tuple[str, ...], panels: Sequence[Panel]) -> list[Group]:
+    """The published columns of a data set that is ours too, and the difference where the camera rule is the papers'."""
+    if all(run.protocol["camera_rule"] for panel in panels for run in panel.runs):
+        return [_printed(title, metrics), Group(kind="difference", dataset=key, title=title, metrics=metrics)]
+    reason = f"{title} is scored here with same-camera images, in the papers without"
+    return [_printed(title, metrics, not_comparable=reason)]
+
+
+def _printed(name: str, metrics: tuple[str, ...], not_comparable: str = "") -> Group:
+    return Group(kind="published", dataset=name, title=name, metrics=metrics, not_comparable=not_comparable)
+
+
+def _row(entry: RowEntry, groups: Sequence[Group], panels: Sequence[Panel], printed: PublishedTable | None) -> Row:
+    own = {panel.dataset: panel for panel in panels if panel.label == entry.label}
+    method = entry.published_method or ""
+
+    def cell(group: Group, metric: str) -> Cell:
+        if group.kind == "published":
+            return _published(printed, method, group.title, metric)
+        ours = _ours(entry, own.get(group.dataset), metric)
+        return ours if group.kind == "ours" else _difference(ours, _published(printed, method, group.title, metric))
+
+    return Row(
+        label=entry.label,
+        ours=entry.method is not None,
+        reference=printed.reference(method) if printed else "",
+        cells=tuple(cell(group, metric) for group in groups for metric in group.metrics),
+    )
+
+
+def _ours(entry: RowEntry, panel: Panel | None, metric: str) -> Cell:
+    if panel is None:
+        return Cell(kind="ours", reason="not declared yet" if entry.method is not None else "")
+    values = [100 * run.metrics[metric] for run in panel.done if metric in run.metrics]
+    cell = Cell(
+        kind="ours", n=len(values), declared=len(panel.runs), reason="; ".join(lacking(panel)), panel=panel.number
+    )
+    if not values:
+        return cell
+    mean = statistics.fmean(values)
+    std = f"{statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return dataclasses.replace(cell, value=mean, text=f"{mean:.1f}", std=std)
+
+
+def lacking(panel: Panel) -> list[str]:
+    """Why seeds that were declared have no number: `seed 2 failed: out of memory`."""
+    return [
+        f"seed {run.seed} {run.status}" + (f": {run.reason}" if run.reason else "")
+        for run in panel.runs
+        if run.status != "done"
+    ]
+
+
+def _published(printed: PublishedTable | None, method: str, dataset: str, metric: str) -> Cell:
+    number = printed.find(method=method, dataset=dataset, metric=metric) if printed and method else None
+    if number is None:
+        return Cell(kind="published", reason="the paper prints a dash" if method else "no published counterpart")
+    return Cell(
+        kind="published",
+        value=float(number.mean),
+        text=number.mean,
+        std=number.std,
+        reason=number.note,
+        doubtful=number.doubtful,
+    )
+
+
+def _difference(ours: Cell, published: Cell) -> Cell:
+    """Ours minus published, of the numbers as they are printed, so that a reader can check it."""
+    if ours.value is None or published.value is None:
+        return Cell(kind="difference")
+    points = (Decimal(ours.text) - Decimal(published.text)).quantize(Decimal("0.1"))
+    sign = "+" if points > 0 else MINUS if points < 0 else ""
+    return Cell(kind="difference", value=float(points), text=f"{sign}{abs(points)}")
+
+
+def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Mark the best and the second printed mean of every column of ours; equal ones share the mark."""
+    columns = [_marks(column) for column in zip(*(row.cells for row in rows), strict=True)]
+    return tuple(
+        dataclasses.replace(row, cells=tuple(column[place] for column in columns)) for place, row in enumerate(rows)
+    )
+
+
+def _marks(column: Sequence[Cell]) -> list[Cell]:
+    measured = [cell.text for cell in column if cell.kind == "ours" and cell.value is not None]
+    order = sorted(set(measured), key=float, reverse=True) if len(measured) > 1 else []
+    marks: dict[str, Literal["best", "second"]] = dict(zip(order, ("best", "second"), strict=False))
+    return [
+        dataclasses.replace(cell, mark=marks[cell.text]) if cell.kind == "ours" and cell.text in marks else cell
+        for cell in column
+    ]
+
+
+def _warnings(panels: Sequence[Panel]) -> Iterable[str]:
+    """Where rows of one table differ in something that should be equal for their numbers to be compared."""
+    runs = [(panel, run) for panel in panels for run in panel.done]
+    for field in dict.fromkeys(field for _, run in runs for field in run.protocol):
+        values = [(panel.title, panel.label, json.dumps(run.protocol.get(field))) for panel, run in runs]
+        yield from _disagreements(f"protocol: {field}", values)
+    yield from _disagreements("data digest", [(panel.title, panel.label, run.data_digest[:8]) for panel, run in runs])
+    yield from _disagreements("code digest", [(run.method, panel.label, run.code_digest[:8]) for panel, run in runs])
+    precision = [("", panel.label, run.config["recipe"]["precision"]) for panel, run in runs]
+    yield from _disagreements("precision", precision)
+    yield from _disagreements("torch version", [("", panel.label, run.torch) for panel, run in runs])
+
+
+def _disagreements(what: str, found: Sequence[tuple[str, str, str]]) -> Iterable[str]:
+    for group in dict.fromkeys(name for name, _, _ in found):
+        rows: dict[str, dict[str, None]] = {}
+        for name, row, value in found:
+            if name == group:
+                rows.setdefault(value, {})[row] = None
+        if len(rows) > 1:
+            where = f" ({group})" if group else ""
+            sides = "; ".join(f"{value}: {', '.join(labels)}" for value, labels in rows.items())
+            yield f"Runs of this table differ in {what}{where}, so their numbers may not compare. {sides}."

@@ -1,0 +1,54 @@
+"""What every method is: named branches on images, their losses, and the embedding that is ranked."""
+
+import torch
+from torch import Tensor, nn
+
+from reid.losses import MetricLoss, cross_entropy
+from reid.parts.heads import BranchOutput
+
+__all__ = ["BranchOutput", "Method"]
+
+
+class Method(nn.Module):
+    """Base of the methods. A subclass says what its `branches` are; it overrides the losses where its paper differs.
+
+    Args:
+        label_smoothing: of the identification loss of every branch.
+        metric_loss: on the feature of every branch; None for none.
+
+    Attributes:
+        embedding_dim: size D of the embedding; set by the subclass.
+    """
+
+    embedding_dim: int
+
+    def __init__(self, *, label_smoothing: float, metric_loss: MetricLoss | None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.metric_loss = metric_loss
+
+    def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
+        """The method itself: normalised images [B, 3, H, W] to the named outputs of its branches, in a fixed order.
+
+        Args:
+            images: float, normalised.
+            labels: [B], in 0 to num_ids - 1; given in training alone, for methods that look at them.
+        """
+        raise NotImplementedError
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Named scalar losses whose sum is minimised: `id/<branch>` and, with a metric loss, `triplet/<branch>`."""
+        losses = {}
+        for name, output in self.branches(images, labels).items():
+            losses[f"id/{name}"] = cross_entropy(output.logits, labels, label_smoothing=self.label_smoothing)
+            if self.metric_loss is not None:
+                losses[f"triplet/{name}"] = self.metric_loss(output.feature, labels)
+        return losses
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses; wrappers for several devices hook in here."""
+        return self.losses(images, labels)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What is ranked, [B, embedding_dim]: the features of all branches side by side."""
+        return torch.cat([output.feature for output in self.branches(images).values()], 1)

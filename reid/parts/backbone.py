@@ -1,0 +1,136 @@
+"""ResNet trunks made of torchvision's blocks, in the three layouts re-identification uses.
+
+The stride sits in the 3 x 3 convolution (torchvision's "V1.5"). Parameters are the same in every layout and are named
+as in torchvision, apart from a `stem.` before the first convolution and its batch norm: any layout takes any weights.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from reid.parts.choices import choose
+from reid.parts.weights import read_weights
+
+Layout = Literal["stride2", "stride1", "dilated"]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Block class, blocks in each of the four stages, and planes of the first stage (the others double it)."""
+
+    block: Any
+    depths: tuple[int, int, int, int]
+    width: int = 64
+
+
+BACKBONES = {
+    "resnet10_w16": _Shape(BasicBlock, (1, 1, 1, 1), 16),
+    "resnet10_w32": _Shape(BasicBlock, (1, 1, 1, 1), 32),
+    "resnet18": _Shape(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": _Shape(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": _Shape(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": _Shape(Bottleneck, (3, 4, 23, 3)),
+}
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Stride of a stage's first block, dilation of its first block, dilation of its other blocks."""
+
+    stride: int
+    first: int = 1
+    rest: int = 1
+
+
+_LAYOUTS = {
+    "stride2": (_Steps(1), _Steps(2), _Steps(2), _Steps(2)),
+    "stride1": (_Steps(1), _Steps(2), _Steps(2), _Steps(1)),
+    # torchvision's replace_stride_with_dilation=[False, True, True]
+    "dilated": (_Steps(1), _Steps(2), _Steps(1, first=1, rest=2), _Steps(1, first=2, rest=4)),
+}
+
+
+class Trunk(nn.Module):
+    """A ResNet without its pooling and classifier; `stem` and `layer1` to `layer4` can be called one by one.
+
+    Attributes:
+        channels: channels of the last map; 2048 for resnet50.
+    """
+
+    def __init__(self, shape: _Shape, layout: Layout) -> None:
+        super().__init__()
+        self.stem = _stem(shape.width)
+        stages, inputs = [], shape.width
+        for index, steps in enumerate(choose("layout", layout, _LAYOUTS)):
+            planes = shape.width * 2**index
+            stages.append(_stage(shape.block, inputs, planes, depth=shape.depths[index], steps=steps))
+            inputs = planes * shape.block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.channels: int = inputs
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to the last map [B, channels, H / s, W / s]; s is 32, 16 or 8 by layout."""
+        maps: Tensor = self.stem(images)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps = stage(maps)
+        return maps
+
+
+def build_trunk(backbone: str, *, layout: Layout = "stride1", weights: str | None = None) -> Trunk:
+    """A trunk by name.
+
+    Args:
+        backbone: a key of `BACKBONES`. resnet10_w32 and resnet10_w16 have one basic block a stage and half and a
+            quarter of the usual widths: trunks for demonstrations and tests.
+        layout: `stride2` is torchvision's; `stride1` keeps the resolution in the last stage; `dilated` keeps it in the
+            last two and dilates their 3 x 3 convolutions instead (bottleneck blocks only).
+        weights: None for a random initialisation, or what `reid.parts.weights.read_weights` takes.
+
+    Raises:
+        ValueError: an unknown backbone or layout, a layout the backbone does not have, or weights that do not fit.
+        FileNotFoundError: the weights are not there.
+    """
+    shape = choose("backbone", backbone, BACKBONES)
+    if layout == "dilated" and shape.block is not Bottleneck:
+        able = ", ".join(name for name, other in BACKBONES.items() if other.block is Bottleneck)
+        raise ValueError(
+            f"backbone {backbone!r} has basic blocks, which have no dilation; layout 'dilated' needs {able}"
+        )
+    trunk = Trunk(shape, layout)
+    if weights is not None:
+        trunk.load_state_dict(read_weights(weights, backbone, like=trunk.state_dict()))
+    return trunk
+
+
+def _stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+            bn1=nn.BatchNorm2d(width),
+            relu=nn.ReLU(inplace=True),
+            maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+        )
+    )
+
+
+def _stage(block: Any, inputs: int, planes: int, *, depth: int, steps: _Steps) -> nn.Sequential:
+    """`depth` blocks; the first may change resolution and channels, with a 1 x 1 convolution as its shortcut."""
+    outputs = planes * block.expansion
+    shortcut = None
+    if steps.stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride=steps.stride, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+    first = block(inputs, planes, steps.stride, shortcut, dilation=steps.first)
+    return nn.Sequential(first, *(block(outputs, planes, dilation=steps.rest) for _ in range(depth - 1)))
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation of the convolutions, as torchvision's ResNet; batch norms start as the identity anyway."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,273 @@
+"""One trial: train a method on a data set, then score it. A pure function of configuration, data and code.
+
+Nothing here knows of schedulers or trackers: `report` is the only seam to the outside.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid import checkpoint, methods
+from reid.config import Optimiser, Recipe, TrialConfig, to_dict
+from reid.data.augment import augment, to_float
+from reid.data.dataset import ReidData
+from reid.data.sampler import IdentitySampler
+from reid.evaluation import Embeddings, RetrievalResult, evaluate
+from reid.methods.base import Method
+from reid.parts.heads import Classifier
+from reid.schedules import learning_rate
+
+Report = Callable[[dict[str, float]], None]
+
+_SCORING_BATCH = 256
+
+
+class DivergedError(RuntimeError):
+    """A loss became infinite or NaN; training on would only burn time."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial found.
+
+    `metrics` are fractions (mAP, mINP, Rank-k) and counts; `retrieval` holds the per-query values behind them;
+    `seconds` is the time spent training and scoring, earlier attempts before a resume included.
+    """
+
+    metrics: dict[str, float]
+    retrieval: RetrievalResult
+    epochs: int
+    seconds: float
+
+
+def train(
+    config: TrialConfig,
+    data: ReidData,
+    report: Report,
+    *,
+    device: str = "cpu",
+    state: Path | None = None,
+    state_epochs: int = 1,
+) -> TrialResult:
+    """Train and score one trial.
+
+    The result depends on `config` and `data` alone: the same seed on the same machine gives the same bits, whether or
+    not the run was interrupted and resumed from `state` in between.
+
+    Args:
+        config: the resolved trial.
+        data: the prepared data set.
+        report: called after every epoch with its number, losses, learning rate and, in a trial that is scored on
+            held-out identities, the validation metrics. It may raise to stop the trial.
+        device: a torch device; a trial uses one.
+        state: file that holds the resumable state; written every `state_epochs` epochs, read when it exists.
+        state_epochs: epochs between two writes of `state`.
+
+    Raises:
+        DivergedError: a loss was not finite; the message names the epoch.
+        ValueError: the data set has too few identities for the batches asked for.
+    """
+    with _deterministic(device):
+        trial = _Trial(config, data, device)
+        if state is not None and state.exists():
+            trial.load(state)
+        for epoch in range(trial.epoch + 1, config.recipe.schedule.epochs + 1):
+            report(trial.run_epoch(epoch))
+            if state is not None and epoch % state_epochs == 0:
+                trial.save(state)
+        return trial.result()
+
+
+class _Trial:
+    """The moving parts of a trial, all of them in the checkpoint."""
+
+    def __init__(self, config: TrialConfig, data: ReidData, device: str) -> None:
+        self.config, self.recipe, self.data, self.device = config, config.recipe, data, torch.device(device)
+        self.training = data.training(config.evaluate_on)
+        self.pixels = Pixels(data.images, self.training.rows, self.device)
+        torch.manual_seed(_stream(config.seed, 0))  # initialisation, and whatever the method's layers draw
+        self.method = build_method(config, self.training.num_ids).to(self.device).to(memory_format=torch.channels_last)
+        self.optimiser = make_optimiser(self.method, self.recipe.optimiser)
+        self.sampling = torch.Generator().manual_seed(_stream(config.seed, 1))
+        self.augmenting = torch.Generator(self.device).manual_seed(_stream(config.seed, 2))
+        self.epoch, self.seconds = 0, 0.0
+        self.retrieval: RetrievalResult | None = None
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        started = time.perf_counter()
+        rate = learning_rate(self.recipe.schedule, epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        losses = self._steps()
+        metrics = {"epoch": float(epoch), "lr": rate, **losses}
+        if not np.isfinite(metrics["loss"]):
+            raise DivergedError(f"the loss is {metrics['loss']} in epoch {epoch}; lower recipe.schedule.peak_lr")
+        self.epoch, self.retrieval = epoch, None
+        if self.config.evaluate_on == "val":
+            metrics |= {f"val/{name}": value for name, value in self.score().metrics().items()}
+        self.seconds += (seconds := time.perf_counter() - started)
+        return metrics | {"seconds": seconds}
+
+    def _steps(self) -> dict[str, float]:
+        """One pass over the sampler's batches; the mean of every loss, read from the device once."""
+        sampler = IdentitySampler(
+            torch.from_numpy(self.training.labels), **to_dict(self.recipe.sampler), generator=self.sampling
+        )
+        labels = torch.from_numpy(self.training.labels).to(self.device)
+        self.method.train()
+        totals: dict[str, Tensor] = {}
+        batches = sampler.epoch()
+        for batch in batches:
+            losses = self._step(self.pixels[batch], labels[batch.to(self.device)])
+            totals = {name: totals[name] + loss if totals else loss for name, loss in losses.items()}
+        return {name: float(total) / len(batches) for name, total in totals.items()}
+
+    def _step(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        images = augment(pixels, self.recipe.image_size, self.recipe.augment, self.augmenting)
+        with autocast(self.recipe, self.device):
+            losses = self.method(images, labels)
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimiser.step()
+        return {"loss": loss.detach(), **{f"loss/{name}": value.detach() for name, value in losses.items()}}
+
+    def score(self) -> RetrievalResult:
+        """Rank the gallery for every query of the held-out or the test split."""
+        if self.retrieval is None:
+            query, gallery = (self._embeddings(rows) for rows in self.data.scored(self.config.evaluate_on))
+            self.retrieval = evaluate(query, gallery, self.recipe.protocol)
+        return self.retrieval
+
+    def _embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
+        features = embed(self.method, self.data.images, rows, recipe=self.recipe, device=self.device)
+        return Embeddings(features, self.data.identities[rows], self.data.cameras[rows])
+
+    def result(self) -> TrialResult:
+        started = time.perf_counter()
+        retrieval = self.score()
+        seconds = self.seconds + time.perf_counter() - started
+        return TrialResult(metrics=retrieval.metrics(), retrieval=retrieval, epochs=self.epoch, seconds=seconds)
+
+    def save(self, path: Path) -> None:
+        slots, groups = checkpoint.pack_optimiser(self.optimiser)
+        tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in slots.items()}
+        tensors |= {f"rng.{name}": state for name, state in self._random_states().items()}
+        checkpoint.save(path, tensors, {"epoch": self.epoch, "seconds": self.seconds, "optimiser": groups})
+
+    def load(self, path: Path) -> None:
+        tensors, values = checkpoint.load(path)
+        self.method.load_state_dict(checkpoint.under("method.", tensors))
+        checkpoint.unpack_optimiser(self.optimiser, checkpoint.under("optimiser.", tensors), values["optimiser"])
+        states = checkpoint.under("rng.", tensors)
+        self.sampling.set_state(states["sampling"])
+        self.augmenting.set_state(states["augmenting"])
+        torch.set_rng_state(states["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        self.epoch, self.seconds = values["epoch"], values["seconds"]
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {
+            "torch": torch.get_rng_state(),
+            "sampling": self.sampling.get_state(),
+            "augmenting": self.augmenting.get_state(),
+        }
+        return states | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
+
+
+class Pixels:
+    """The images of some rows: gathered from the memory map on a CPU, resident on the device elsewhere."""
+
+    def __init__(self, images: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device) -> None:
+        self.images, self.rows = images, rows
+        self.resident = None if device.type == "cpu" else torch.from_numpy(images[rows]).to(device)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        if self.resident is not None:
+            return self.resident[indices.to(self.resident.device)]
+        return torch.from_numpy(self.images[self.rows[indices.numpy()]])
+
+
+def build_method(config: TrialConfig, num_ids: int) -> Method:
+    """The network of a trial, initialised from torch's default generator."""
+    method = methods.build(
+        config.method,
+        num_ids=num_ids,
+        backbone=config.recipe.backbone,
+        weights=config.recipe.weights,
+        **to_dict(config.model),
+    )
+    if config.recipe.classifier_std is not None:
+        for classifier in (module for module in method.modules() if isinstance(module, Classifier)):
+            torch.nn.init.normal_(classifier.weight, std=config.recipe.classifier_std)
+    return method
+
+
+def make_optimiser(method: Method, settings: Optimiser) -> torch.optim.Optimizer:
+    """Adam with L2 decay or SGD over all trainable parameters; the schedule sets the rate."""
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    if settings.name == "adam":
+        return torch.optim.Adam(parameters, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+@torch.no_grad()
+def embed(
+    method: Method,
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    *,
+    recipe: Recipe,
+    device: torch.device,
+) -> Tensor:
+    """Embeddings of some rows, float32 [n, D] on `device`; with `protocol.flip`, the mean over image and mirror."""
+    method.eval()
+    parts = []
+    for start in range(0, len(rows), _SCORING_BATCH):
+        pixels = torch.from_numpy(images[rows[start : start + _SCORING_BATCH]]).to(device)
+        batch = to_float(pixels, recipe.image_size)
+        with autocast(recipe, device):
+            features = method.embed(batch).float()
+            if recipe.protocol.flip:
+                features = (features + method.embed(batch.flip(3)).float()) / 2
+        parts.append(features)
+    return torch.cat(parts)
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """bf16 autocast where the recipe asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+def _stream(seed: int, stream: int) -> int:
+    """Independent streams of random numbers from one seed."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextlib.contextmanager
+def _deterministic(device: str) -> Iterator[None]:
+    """Deterministic algorithms, and torch's default generators given back as they were found."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)

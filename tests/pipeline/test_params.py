@@ -1,0 +1,360 @@
+"""What is wrong in params.yaml is said in one line: the dotted path, what is allowed, the nearest match."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.params import Params, ParamsError, load
+from pipeline.strict import Section
+from reid.data.synthetic import SyntheticConfig
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = (ROOT / "params.yaml").read_text()
+TEXT = """
+profile: demo
+datasets: [synthetic]
+experiments: [bdb_table1, bdb_table2, bdb_block_height]
+seeds: [0, 1, 2]
+prepare:
+  root: null
+  image_size: [384, 128]
+  skip_bad: false
+  workers: null
+  synthetic:
+    cameras: 6
+split:
+  val_fraction: 0.2
+  seed: 0
+sweep:
+  store: results/trials
+  cpus_per_trial: 1
+  gpus_per_trial: 0
+  concurrent: null
+  checkpoint_epochs: 5
+  max_failures: 2
+tracking:
+  uri: null
+  experiment: reid
+  ui: "http://127.0.0.1:5000"
+profiles:
+  demo:
+    overrides:
+      recipe.weights: null
+      recipe.schedule.epochs: 30
+      recipe.schedule.time_scale: 0.1
+  paper:
+    overrides: {}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(folder: Path, *edits: tuple[str, str]) -> tuple[str, ...]:
+    """The lines that params.yaml is answered with after some replacements, each of which must apply."""
+    text = TEXT
+    for old, new in edits:
+        assert old in text, f"params.yaml no longer has {old!r}"
+        text = text.replace(old, new, 1)
+    with pytest.raises(ParamsError) as caught:
+        load(written(folder, text))
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert not any("\n" in line for line in caught.value.problems)
+    return caught.value.problems
+
+
+def test_a_right_file_is_read_as_it_is(tmp_path: Path) -> None:
+    params = load(written(tmp_path, TEXT))
+    assert (params.profile, params.datasets, params.seeds) == ("demo", ("synthetic",), (0, 1, 2))
+    assert params.prepare.image_size == (384, 128)
+    assert params.prepare.synthetic == SyntheticConfig(cameras=6)
+    assert params.sweep.gpus_per_trial == 0.0
+    assert params.profiles["demo"].overrides["recipe.schedule.epochs"] == 30
+
+
+def test_the_file_in_the_repository_is_right_and_complete() -> None:
+    params = load(ROOT / "params.yaml")
+    assert set(params.profiles) >= {"demo", "paper"}
+    drawn = {item.name for item in dataclasses.fields(SyntheticConfig)}
+    assert drawn <= set(re.findall(r"^    (\w+):", OURS.split("  synthetic:")[1].split("\nsplit:")[0], re.MULTILINE))
+
+
+def test_a_newcomer_finds_an_explanation_in_most_lines_of_it() -> None:
+    lines = [line for line in OURS.splitlines() if re.match(r"^ *[\w.]+:", line)]
+    assert sum("#" in line for line in lines) > len(lines) / 2
+    top = [line for line in lines if re.match(r"^\w", line) and not line.startswith("profiles:")]
+    assert all("#" in line for line in top)
+
+
+def test_a_section_has_its_stage_s_name() -> None:
+    """DVC tracks sections by stage."""
+    sections = {name for name, item in Params.model_fields.items() if issubclass_safely(item.annotation)}
+    assert sections == {"prepare", "split", "sweep", "tracking"}
+
+
+def issubclass_safely(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def test_params_are_frozen() -> None:
+    params = load(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        params.seeds = (1,)
+
+
+WRONG: dict[str, tuple[str, str, str]] = {
+    "unknown key": (
+        "  checkpoint_epochs: 5",
+        "  checkpoint_epoch: 5",
+        "params.yaml: sweep.checkpoint_epoch is unknown; did you mean sweep.checkpoint_epochs?",
+    ),
+    "unknown section": (
+        "\nsweep:",
+        "\nsweeep:",
+        "params.yaml: sweeep is unknown; did you mean sweep?",
+    ),
+    "unknown key with no neighbour": (
+        "  val_fraction: 0.2",
+        "  zzz: 1\n  val_fraction: 0.2",
+        "params.yaml: split.zzz is unknown; allowed: val_fraction, seed",
+    ),
+    "unknown key of the embedded set": (
+        "    cameras: 6",
+        "    camera: 6",
+        "params.yaml: prepare.synthetic.camera is unknown; did you mean prepare.synthetic.cameras?",
+    ),
+    "missing key": (
+        "  cpus_per_trial: 1\n",
+        "",
+        "params.yaml: sweep.cpus_per_trial is missing; allowed: a whole number, 1 or more",
+    ),
+    "a number as text": (
+        "  val_fraction: 0.2",
+        '  val_fraction: "0.2"',
+        "params.yaml: split.val_fraction is the text '0.2'; allowed: a number, 0.01 to 0.9; take the quotes off",
+    ),
+    "text for a number": (
+        "  cpus_per_trial: 1",
+        "  cpus_per_trial: one",
+        "params.yaml: sweep.cpus_per_trial is the text 'one'; allowed: a whole number, 1 or more",
+    ),
+    "a fraction for a whole number": (
+        "  cpus_per_trial: 1",
+        "  cpus_per_trial: 1.5",
+        "params.yaml: sweep.cpus_per_trial is 1.5; allowed: a whole number, 1 or more",
+    ),
+    "a switch for a number": (
+        "  max_failures: 2",
+        "  max_failures: true",
+        "params.yaml: sweep.max_failures is true; allowed: a whole number, 0 or more",
+    ),
+    "yes is text in YAML 1.2": (
+        "  skip_bad: false",
+        "  skip_bad: no",
+        "params.yaml: prepare.skip_bad is the text 'no'; allowed: true or false",
+    ),
+    "out of range": (
+        "  val_fraction: 0.2",
+        "  val_fraction: 1.5",
+        "params.yaml: split.val_fraction is 1.5; allowed: a number, 0.01 to 0.9",
+    ),
+    "negative": (
+        "  checkpoint_epochs: 5",
+        "  checkpoint_epochs: -5",
+        "params.yaml: sweep.checkpoint_epochs is -5; allowed: a whole number, 1 or more",
+    ),
+    "no number": (
+        "  val_fraction: 0.2",
+        "  val_fraction: .nan",
+        "params.yaml: split.val_fraction is NaN; allowed: a number, 0.01 to 0.9",
+    ),
+    "an empty value": (
+        "  cpus_per_trial: 1",
+        "  cpus_per_trial:",
+        "params.yaml: sweep.cpus_per_trial is null; allowed: a whole number, 1 or more",
+    ),
+    "optional number": (
+        "  concurrent: null",
+        "  concurrent: 0",
+        "params.yaml: sweep.concurrent is 0; allowed: a whole number, 1 or more or null",
+    ),
+    "too few in a list": (
+        "  image_size: [384, 128]",
+        "  image_size: [384]",
+        "params.yaml: prepare.image_size[1] is missing; allowed: a whole number, 1 or more",
+    ),
+    "a wrong one in a list": (
+        "  image_size: [384, 128]",
+        "  image_size: [384, -128]",
+        "params.yaml: prepare.image_size[1] is -128; allowed: a whole number, 1 or more",
+    ),
+    "a scalar for a list": (
+        "seeds: [0, 1, 2]",
+        "seeds: 3",
+        "params.yaml: seeds is 3; allowed: a list, each a whole number, 0 or more",
+    ),
+    "an empty list": (
+        "seeds: [0, 1, 2]",
+        "seeds: []",
+        "params.yaml: seeds: nothing is listed; give at least one",
+    ),
+    "a value twice": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, 1, 0]",
+        "params.yaml: seeds: 0 is given twice",
+    ),
+    "a negative seed": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, -1]",
+        "params.yaml: seeds[1] is -1; allowed: a whole number, 0 or more",
+    ),
+    "unknown data set": (
+        "datasets: [synthetic]",
+        "datasets: [syntetic]",
+        "params.yaml: datasets is the text 'syntetic'; allowed: market1501, synthetic; did you mean synthetic?",
+    ),
+    "unknown profile": (
+        "profile: demo",
+        "profile: dmeo",
+        "params.yaml: profile is the text 'dmeo'; allowed: demo, paper; did you mean demo?",
+    ),
+    "a name that would be a path": (
+        "datasets: [synthetic]",
+        "datasets: [../synthetic]",
+        "params.yaml: datasets[0] is the text '../synthetic'; allowed: 1 to 64 letters, digits, dots, hyphens or "
+        "underscores",
+    ),
+    "a name that ends in a line break": (
+        "  experiment: reid",
+        '  experiment: "reid\\n"',
+        "params.yaml: tracking.experiment is the text 'reid\\n'; allowed: 1 to 64 letters, digits, dots, hyphens or "
+        "underscores",
+    ),
+    "an address that is none": (
+        '  ui: "http://127.0.0.1:5000"',
+        "  ui: javascript:alert(1)",
+        "params.yaml: tracking.ui is the text 'javascript:alert(1)'; allowed: an address that starts with http:// or "
+        "https://",
+    ),
+    "unknown path in a profile": (
+        "      recipe.schedule.epochs: 30",
+        "      recipe.schedule.epoch: 30",
+        "params.yaml: profiles.demo.overrides: recipe.schedule.epoch is unknown; did you mean recipe.schedule.epochs?",
+    ),
+    "a profile's value as text": (
+        "      recipe.schedule.time_scale: 0.1",
+        '      recipe.schedule.peak_lr: "1e-3"',
+        "params.yaml: profiles.demo.overrides: recipe.schedule.peak_lr is the text '1e-3'; allowed: a number, 0 or "
+        "more; take the quotes off",
+    ),
+    "negative epochs": (
+        "      recipe.schedule.epochs: 30",
+        "      recipe.schedule.epochs: -30",
+        "params.yaml: profiles.demo.overrides: recipe.schedule.epochs is -30; allowed: a whole number, 1 or more",
+    ),
+    "a choice that is none": (
+        "      recipe.weights: null",
+        "      recipe.optimiser.name: adamw",
+        "params.yaml: profiles.demo.overrides: recipe.optimiser.name is the text 'adamw'; allowed: adam, sgd; did you "
+        "mean adam?",
+    ),
+    "a profile that is not selected": (
+        "  paper:\n    overrides: {}",
+        "  paper:\n    overrides: {recipe.schedul.epochs: 3}",
+        "params.yaml: profiles.paper.overrides: recipe.schedul.epochs is unknown; did you mean recipe.schedule.epochs?",
+    ),
+    "a profile that addresses a model": (
+        "      recipe.weights: null",
+        "      model.rh: 0.3",
+        "params.yaml: profiles.demo.overrides: model.rh is unknown; allowed: recipe.*",
+    ),
+    "a profile that replaces a section": (
+        "  paper:\n    overrides: {}",
+        "  paper:\n    overrides: {recipe.sampler: {images: 4}}",
+        "params.yaml: profiles.paper.overrides: recipe.sampler is a section; give its values one by one: "
+        "recipe.sampler.identities, recipe.sampler.images, recipe.sampler.epoch",
+    ),
+    "a key of a profile": (
+        "  paper:\n    overrides: {}",
+        "  paper:\n    override: {}",
+        "params.yaml: profiles.paper.override is unknown; did you mean profiles.paper.overrides?",
+    ),
+    "a key twice": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, 1, 2]\nseeds: [3]",
+        "params.yaml, line 6: the key seeds is given twice",
+    ),
+    "bad YAML": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, 1, 2",
+        "params.yaml, line 6: expected ',' or ']', but got ':'",
+    ),
+    "a tag": (
+        "seeds: [0, 1, 2]",
+        "seeds: !!python/object/apply:os.system [ls]",
+        "params.yaml, line 5: could not determine a constructor for the tag",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "said"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_answered_with_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    told = problems(tmp_path, (old, new))
+    assert any(line == said or (said.endswith("tag") and line.startswith(said)) for line in told), told
+    renamed = any("is unknown" in line for line in told) and any("is missing" in line for line in told)
+    assert len(told) == 1 + renamed  # a misspelt key is also a missing one
+
+
+def test_an_unknown_experiment_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, ("[bdb_table1, bdb_table2, bdb_block_height]", "[bdb_tabel2]"))
+    assert line.startswith("params.yaml: experiments is the text 'bdb_tabel2'; allowed: ")
+    assert "bdb_table2" in line
+    assert line.endswith("did you mean bdb_table2?")
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    told = problems(tmp_path, ("  cpus_per_trial: 1", "  cpus_per_trial: 0"), ("  seed: 0\nsweep", "  seed: -1\nsweep"))
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "found nothing"),
+        ("- 1\n- 2\n", "found no keys"),
+        ("just text", "found no keys"),
+        ("a: 1\n---\nb: 2", "line 2"),
+    ],
+)
+def test_a_file_without_a_mapping(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        load(written(tmp_path, text))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml: no such file"):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes("# für\n".encode("latin-1"))
+    with pytest.raises(ParamsError, match="not UTF-8"):
+        load(path)
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    text = TEXT.replace("recipe.schedule.time_scale: 0.1", "recipe.schedule.time_scale: 1e-1")
+    assert load(written(tmp_path, text)).profiles["demo"].overrides["recipe.schedule.time_scale"] == 0.1
+
+
+def test_an_error_about_an_address_hides_its_password(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, ('  ui: "http://127.0.0.1:5000"', "  ui: ftp://user:hunter2@host"))
+    assert "hunter2" not in line
+    assert "tracking.ui is the text 'ftp://***@host'" in line

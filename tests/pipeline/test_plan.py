@@ -1,0 +1,381 @@
+"""From experiments to trials: every cell is there, shared ones once, and a wrong row is told before anything runs."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import experiments, keys, plan
+from pipeline.experiments import Experiment, Pruning, Row, Search, Space
+from pipeline.params import Params, Profile, load
+from pipeline.plan import Plan, expand, make_trial, resolve
+from pipeline.strict import ParamsError
+from reid import methods
+from reid.config import TrialConfig, flatten, to_dict
+
+ROOT = Path(__file__).parent.parent.parent
+PARAMS = load(ROOT / "params.yaml").model_copy(
+    update={
+        "profile": "demo",
+        "datasets": ("synthetic",),
+        "experiments": ("bdb_table1", "bdb_table2", "bdb_block_height"),
+        "seeds": (0, 1, 2),
+        "profiles": {"demo": Profile(overrides={"recipe.backbone": "resnet18", "recipe.schedule.epochs": 3})},
+    }
+)
+DATA = {name: {"test": f"{name} test", "val": f"{name} val"} for name in ("synthetic", "market1501")}
+NAMES = tuple(experiments.names())
+
+
+def with_params(**changes: Any) -> Params:
+    return PARAMS.model_copy(update=changes)
+
+
+def table(*rows: dict[str, Any], name: str = "t", search: Search | None = None) -> Experiment:
+    listed = tuple(Row(**{"label": f"row {index}", **row}) for index, row in enumerate(rows))
+    return Experiment(name=name, title="T", metrics=("mAP",), rows=listed, search=search)
+
+
+def expanded(*rows: dict[str, Any], **changes: Any) -> Plan:
+    return expand(with_params(**changes), [table(*rows)], DATA)
+
+
+def config(row: dict[str, Any], **changes: Any) -> TrialConfig:
+    """The configuration of one row, seen through the plan."""
+    return next(iter(expanded(row, **changes).trials.values())).config
+
+
+HEIGHT = Search(space={"model.rh": Space(low=0.1, high=0.9, step=0.1)}, trials=8, seed=5)
+BDB = {"method": "bdb"}
+
+
+# --- the configuration of a row --------------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_recipe_then_the_profile_then_its_own_overrides() -> None:
+    """Oracle: flattened dictionaries laid over one another."""
+    own = {"recipe.schedule.epochs": 9, "recipe.augment.cutout": 0.5, "model.rh": 0.4}
+    found = dict(flatten(to_dict(config({**BDB, "variant": "authors_code", "overrides": own}))))
+    expected = {
+        **{f"recipe.{path}": value for path, value in flatten(to_dict(methods.recipe("bdb")))},
+        **{f"model.{path}": value for path, value in flatten(to_dict(methods.variants("bdb")["authors_code"]))},
+        **PARAMS.profiles["demo"].overrides,
+        **own,
+        "method": "bdb",
+        "evaluate_on": "test",
+        "seed": 0,
+    }
+    assert {path: list(v) if isinstance(v, tuple) else v for path, v in found.items()} == {
+        path: list(v) if isinstance(v, tuple) else v for path, v in expected.items()
+    }
+
+
+def test_a_profile_without_overrides_is_the_published_recipe() -> None:
+    profiles = {"as_published": Profile(overrides={})}
+    assert config(BDB, profile="as_published", profiles=profiles).recipe == methods.recipe("bdb")
+
+
+def test_a_profile_may_not_touch_what_is_compared() -> None:
+    profiles = {"cheat": Profile(overrides={"model.rh": 0.5})}
+    with pytest.raises(ParamsError, match=r"profiles\.cheat\.overrides: model\.rh is unknown; allowed: recipe\.\*"):
+        config(BDB, profile="cheat", profiles=profiles)
+
+
+def test_trials_of_rows_score_the_test_split_and_searches_the_held_out_identities() -> None:
+    found = expand(PARAMS, [table(BDB, {**BDB, "winner": True}, search=HEIGHT)], DATA)
+    assert {trial.config.evaluate_on for trial in found.trials.values()} == {"test"}
+    assert {trial.spec["data_digest"] for trial in found.trials.values()} == {"synthetic test"}
+    (search,) = found.searches
+    trial = search.trial(3, {"model.rh": 0.4})
+    assert (trial.config.evaluate_on, trial.config.seed, trial.spec["data_digest"]) == ("val", 5, "synthetic val")
+    assert trial.config.model == methods.config("bdb", rh=0.4)
+    winners = search.winner_trials({"model.rh": 0.4})
+    assert [(item.config.evaluate_on, item.config.seed) for item in winners] == [("test", 0), ("test", 1), ("test", 2)]
+    assert {item.spec["data_digest"] for item in winners} == {"synthetic test"}
+
+
+# --- expansion -------------------------------------------------------------------------------------------------------
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"method": st.sampled_from(["bdb", "baseline"])},
+        optional={"overrides": st.dictionaries(st.just("recipe.augment.cutout"), st.sampled_from([0.0, 0.5]))},
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(
+    tables=st.lists(ROWS, min_size=1, max_size=3),
+    datasets=st.permutations(["synthetic", "market1501"]).flatmap(lambda names: st.sampled_from([names, names[:1]])),
+    seeds=st.lists(st.integers(0, 50), min_size=1, max_size=3, unique=True),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_plan_is_all_cells_and_its_trials_are_their_distinct_ones(
+    tables: list[list[dict[str, Any]]], datasets: list[str], seeds: list[int]
+) -> None:
+    """Oracle: the product of rows, data sets and seeds, told apart by what was asked for instead of by hashes."""
+    named = [table(*rows, name=f"t{index}") for index, rows in enumerate(tables)]
+    found = expand(with_params(datasets=tuple(datasets), seeds=tuple(seeds)), named, DATA)
+    asked = [
+        (row["method"], row.get("overrides", {}).get("recipe.augment.cutout", 0.0), dataset, seed)
+        for rows in tables
+        for row, dataset, seed in itertools.product(rows, datasets, seeds)
+    ]
+    assert found.num_cells == len(asked)
+    got = [(t.config.method, t.config.recipe.augment.cutout, t.dataset, t.config.seed) for t in found.trials.values()]
+    assert sorted(got) == sorted(set(asked))
+    assert len({trial.name for trial in found.trials.values()}) == len(got)
+    in_cells = {
+        trial.key for _, rows in found.experiments for row in rows for cell in row.trials.values() for trial in cell
+    }
+    assert in_cells == set(found.trials)
+
+
+def test_the_first_seed_of_every_cell_comes_first() -> None:
+    """So that a sweep that is cut short leaves a whole table."""
+    found = expanded(BDB, {"method": "baseline"}, datasets=("synthetic", "market1501"))
+    assert [trial.config.seed for trial in found.trials.values()] == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_seed_a_row_or_a_data_set_more_leaves_the_other_trials_as_they_are() -> None:
+    before = set(expanded(BDB).trials)
+    assert before < set(expanded(BDB, seeds=(0, 1, 2, 3)).trials)
+    assert before < set(expanded(BDB, {"method": "baseline"}).trials)
+    assert before < set(expanded(BDB, datasets=("synthetic", "market1501")).trials)
+    sweep = PARAMS.sweep.model_copy(update={"cpus_per_trial": 8, "gpus_per_trial": 0.5, "store": "elsewhere"})
+    assert before == set(expanded(BDB, sweep=sweep).trials)
+
+
+def test_the_seeds_of_a_cell_share_its_setting() -> None:
+    found = expanded(BDB, {"method": "baseline"})
+    assert len({trial.setting for trial in found.trials.values()}) == 2
+    assert len(found.trials) == 6
+
+
+def test_rows_that_say_the_same_in_other_words_are_one_setting() -> None:
+    """A variant, an override to the same value, and a whole number for a fraction."""
+    found = expanded(
+        {**BDB, "variant": "authors_code"}, {**BDB, "overrides": {"model.rh": 0.33, "recipe.schedule.peak_lr": 0.001}}
+    )
+    assert len(found.trials) == 3
+    assert {trial.name.rsplit("-", 2)[0] for trial in found.trials.values()} == {"bdb-authors_code-synthetic"}
+    assert [*found.shared().values()] == [["t: row 0", "t: row 1"]]
+
+
+def test_the_selected_tables_share_their_rows() -> None:
+    """Tables 1 and 2 and the search: 4 + 5 + 1 rows, of which Baseline+Triplet, BDB, BDB+Cut and the default recur."""
+    found = expand(PARAMS, experiments.load(PARAMS.experiments), DATA)
+    assert found.num_cells == 10 * 3
+    assert len(found.trials) == 6 * 3
+    assert sorted(len(rows) for rows in found.shared().values()) == [2, 2, 3]
+    for trial in found.trials.values():
+        assert keys.trial_key(trial.spec) == trial.key
+        assert keys.config_from_spec(trial.spec) == trial.config
+        assert trial.name.endswith(f"-{trial.key[:8]}")
+
+
+def test_all_experiments_of_the_repository_resolve_under_all_profiles() -> None:
+    profiles = load(ROOT / "params.yaml").profiles
+    for profile in profiles:
+        resolved = resolve(with_params(profile=profile, profiles=profiles), experiments.load(NAMES))
+        assert set(resolved) == set(NAMES)
+        ours = {name: sum(item is not None for item in found) for name, found in resolved.items()}
+        assert ours == {
+            "bdb_table1": 4,
+            "bdb_table2": 5,
+            "bdb_table3": 5,
+            "bdb_table4": 4,
+            "bdb_table5": 7,
+            "bdb_block_height": 2,
+        }
+
+
+def test_a_trial_is_equal_to_itself_made_again() -> None:
+    first, again = expanded(BDB), expanded(BDB)
+    assert first.trials == again.trials
+    assert len({*first.trials.values(), *again.trials.values()}) == 3
+
+
+def test_a_configuration_that_no_variant_has_is_called_custom() -> None:
+    base = config(BDB)
+    trial = make_trial(dataclasses.replace(base, model=methods.config("bdb", rh=0.77)), "synthetic", DATA["synthetic"])
+    assert trial.name.startswith("bdb-custom-synthetic-s0-")
+
+
+# --- searches --------------------------------------------------------------------------------------------------------
+
+
+def searches(search: Search, **row: Any) -> tuple[plan.SearchPlan, ...]:
+    return expand(PARAMS, [table({**BDB, **row, "winner": True}, search=search)], DATA).searches
+
+
+def test_a_search_runs_on_every_data_set() -> None:
+    found = expand(
+        with_params(datasets=("synthetic", "market1501")), [table({**BDB, "winner": True}, search=HEIGHT)], DATA
+    )
+    assert [(item.experiment, item.dataset) for item in found.searches] == [("t", "synthetic"), ("t", "market1501")]
+    assert found.num_cells == 0
+    assert found.trials == {}
+
+
+def test_a_point_with_a_rounding_error_is_the_row_that_says_it_exactly() -> None:
+    row = expanded({**BDB, "overrides": {"model.rh": 0.3}})
+    (search,) = searches(HEIGHT)
+    assert 0.1 + 0.1 + 0.1 != 0.3
+    assert [trial.key for trial in search.winner_trials({"model.rh": 0.1 + 0.1 + 0.1})] == list(row.trials)
+
+
+def test_a_search_trial_s_key_is_not_moved_by_its_number() -> None:
+    (search,) = searches(HEIGHT)
+    one, two = search.trial(1, {"model.rh": 0.3}), search.trial(2, {"model.rh": 0.3})
+    assert one.key == two.key
+    assert (one.name[:13], two.name[:13]) == ("t-1-synthetic", "t-2-synthetic")
+
+
+def test_a_search_that_may_stop_trials_is_part_of_their_keys_and_its_length_is_not() -> None:
+    def key(**changes: Any) -> str:
+        (search,) = searches(HEIGHT.model_copy(update=changes))
+        return search.trial(0, {"model.rh": 0.3}).key
+
+    early, late = Pruning(start=0.1, factor=2), Pruning(start=0.5, factor=2)
+    assert len({key(), key(pruning=early), key(pruning=late), key(pruning=early, lag=3)}) == 4
+    assert key(pruning=early, trials=80) == key(pruning=early)
+    assert key(lag=3) == key()  # nothing is stopped, so it does not matter what a trial sees
+    (search,) = searches(HEIGHT.model_copy(update={"pruning": early}))
+    stored = json.loads(json.dumps(search.trial(0, {"model.rh": 0.3}).spec))
+    assert keys.trial_key(stored) == key(pruning=early)
+    assert keys.config_from_spec(stored).model == methods.config("bdb", rh=0.3)
+    assert {trial.key for trial in search.winner_trials({"model.rh": 0.3})} == set(
+        expanded({**BDB, "overrides": {"model.rh": 0.3}}).trials
+    )
+
+
+def test_a_search_builds_on_the_winner_s_row() -> None:
+    (search,) = searches(HEIGHT, variant="gap", overrides={"recipe.augment.cutout": 0.5})
+    trial = search.trial(0, {"model.rh": 0.2})
+    assert trial.config.model == methods.config("bdb", "gap", rh=0.2)
+    assert trial.config.recipe.augment.cutout == 0.5
+
+
+def test_whole_ends_of_a_fraction_s_range_become_fractions_and_those_of_a_count_do_not() -> None:
+    space = {
+        "model.rh": Space(low=0, high=1),
+        "model.margin": Space(low=0, high=1, step=1),
+        "recipe.schedule.epochs": Space(low=1, high=9, step=2),
+    }
+    (search,) = searches(Search(space=space, trials=2))
+    margin = search.search.space["model.margin"]  # None by default, so its value does not tell
+    assert [repr(value) for value in (margin.low, margin.high, margin.step)] == ["0.0", "1.0", "1.0"]
+    height, epochs = search.search.space["model.rh"], search.search.space["recipe.schedule.epochs"]
+    assert [repr(value) for value in (height.low, height.high, height.step)] == ["0.0", "1.0", "None"]
+    assert [repr(value) for value in (epochs.low, epochs.high, epochs.step)] == ["1", "9", "2"]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"model.rr": Space(low=0.1, high=0.5)}, "t: search.space: model.rr is unknown"),
+        ({"model.rh": Space(low=0.1, high=1.5)}, "t: search.space: model.rh is 1.5; allowed: a number, 0 to 1"),
+        ({"model.rh": Space(low=-1.5, high=0.5)}, "t: search.space: model.rh is -1.5; allowed: a number, 0 to 1"),
+        ({"model.drop_op": Space(choices=("none", "dropout", "droput"))}, "did you mean dropout?"),
+        ({"recipe.schedule.epochs": Space(low=1.5, high=9)}, "recipe.schedule.epochs is 1.5; allowed: a whole number"),
+        ({"seed": Space(low=1, high=9)}, "t: search.space: seed is unknown; allowed: model.*, recipe.*"),
+    ],
+)
+def test_a_search_may_only_ask_for_what_is_allowed(space: dict[str, Space], said: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        searches(Search(space=space, trials=2))
+    assert said in str(caught.value)
+
+
+# --- what is wrong is told before anything runs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"method": "bdbb"}, "t: rows[0].method is the text 'bdbb'; allowed: "),
+        ({"method": "bdbb"}, "; did you mean bdb?"),
+        ({**BDB, "variant": "drop"}, "t: rows[0].variant is the text 'drop'; allowed: "),
+        ({**BDB, "overrides": {"model.hr": 1}}, "t: rows[0].overrides: model.hr is unknown; did you mean model.r"),
+        (
+            {**BDB, "overrides": {"recipe.schedule.epochs": 0}},
+            "t: rows[0].overrides: recipe.schedule.epochs is 0; allowed: a whole number, 1 or more",
+        ),
+        (
+            {"method": "baseline", "overrides": {"model.rh": 0.3}},
+            "t: rows[0].overrides: model.rh is unknown; allowed: ",
+        ),
+        ({**BDB, "overrides": {"recipe.backbone": "resnet51"}}, "t: rows[0]: recipe.backbone is the text 'resnet51'"),
+    ],
+)
+def test_a_wrong_row_is_answered_with_one_line(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        expanded(row)
+    (line,) = caught.value.problems
+    assert said in line
+
+
+def test_all_wrong_rows_are_told_at_once() -> None:
+    with pytest.raises(ParamsError) as caught:
+        expanded({"method": "nope"}, BDB, {**BDB, "variant": "nope"})
+    assert [line.split(" is ")[0] for line in caught.value.problems] == ["t: rows[0].method", "t: rows[2].variant"]
+
+
+# --- results/plan.json -----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_as_json() -> None:
+    params = with_params(tracking=PARAMS.tracking.model_copy(update={"ui": "http://me:secret@host:5000"}))
+    found = expand(params, experiments.load(PARAMS.experiments), DATA)
+    tried = {"number": 0, "params": {"model.rh": 0.4}, "value": 0.5, "status": "done", "key": "k" * 20}
+    winner = {"number": 0, "params": {"model.rh": 0.4}}
+    content = found.to_json(params, {("bdb_block_height", "synthetic"): {"trials": [tried], "winner": winner}})
+    assert json.loads(json.dumps(content)) == content  # plain JSON types
+    assert content["datasets"] == {"synthetic": "Embedded set"}
+    assert (content["profile"], content["seeds"]) == ("demo", [0, 1, 2])
+    assert content["mlflow_ui"] == "http://***@host:5000"
+    table1, table2, search = content["experiments"]
+    assert [item["name"] for item in (table1, table2, search)] == list(PARAMS.experiments)
+    assert [item["kind"] for item in (table1, table2, search)] == ["table", "table", "search"]
+    assert table1["rows"][0] == {
+        "label": "IDE",
+        "method": None,
+        "variant": "default",
+        "overrides": {},
+        "published_method": "IDE",
+        "settings": {},
+        "keys": {},
+    }
+    both = next(row for row in table2["rows"] if row["label"] == "Both Branches (BDB)")
+    bdb = next(row for row in table1["rows"] if row["label"] == "BDB")
+    assert both["keys"] == bdb["keys"]
+    assert both["settings"] == bdb["settings"]
+    assert [found.trials[key].config.seed for key in both["keys"]["synthetic"]] == [0, 1, 2]
+    assert table2["search"] is None
+    assert search["published"] is None
+    space = found.searches[0].search.space["model.rh"]
+    assert search["search"]["synthetic"] == {
+        "objective": "mAP",
+        "space": {"model.rh": space.model_dump(include={"low", "high", "step"})},
+        "trials": [tried],
+        "winner": winner,
+    }
+    assert space.model_fields_set == {"low", "high", "step"}
+    won = search["rows"][1]
+    assert won["keys"]["synthetic"] == [trial.key for trial in found.searches[0].winner_trials({"model.rh": 0.4})]
+    assert won["published_method"] is None
+
+
+def test_a_search_without_a_winner_leaves_its_row_empty() -> None:
+    found = expand(PARAMS, experiments.load(("bdb_block_height",)), DATA)
+    content = found.to_json(PARAMS, {("bdb_block_height", "synthetic"): {"trials": [], "winner": None}})
+    row = content["experiments"][0]["rows"][1]
+    assert (row["keys"], row["settings"]) == ({"synthetic": []}, {})

@@ -1,0 +1,127 @@
+"""A store beside an MLflow database, what to put into the one and how to look at the other."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline import provenance, tracking
+from pipeline.keys import setting_key, trial_key, trial_spec
+from pipeline.plan import Trial
+from pipeline.store import TrialStore
+from pipeline.tracking import Mirror, Tracker
+from reid import methods
+from reid.config import TrialConfig
+
+START = 1_700_000_000.0
+METRICS = {
+    "mAP": 0.5,
+    "mINP": 0.25,
+    "Rank-1": 0.75,
+    "Rank-5": 0.875,
+    "Rank-10": 1.0,
+    "num_valid": 8.0,
+    "num_skipped": 1.0,
+}
+
+
+class Bench:
+    """A root folder with a store and an MLflow database, and ways to look at them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.store, self.warnings = root, TrialStore(root / "results" / "trials"), list[str]()
+        self.uri = tracking.store_uri(None, root)
+
+    def tracker(self, uri: str | None = None) -> Tracker:
+        return Tracker(uri, "reid", self.root, warn=self.warnings.append)
+
+    def mirror(self) -> Mirror:
+        mirror = Mirror(self.uri, "reid", (self.root / "mlartifacts").as_uri(), self.store)
+        mirror.start_sweep("smoke")
+        return mirror
+
+    @property
+    def client(self) -> Any:
+        return MlflowClient(self.uri)
+
+    def all_runs(self) -> list[Run]:
+        return list(self.client.search_runs([self.client.get_experiment_by_name("reid").experiment_id]))
+
+    def runs(self) -> dict[str, Run]:
+        """The trials' runs by key; fails when two have the same key."""
+        runs = [run for run in self.all_runs() if "trial.key" in run.data.tags]
+        found = {run.data.tags["trial.key"]: run for run in runs}
+        assert len(found) == len(runs), "a trial has two runs"
+        return found
+
+    def parent(self) -> Run:
+        (parent,) = (run for run in self.all_runs() if "sweep.name" in run.data.tags)
+        return parent
+
+    def history(self, key: str, name: str) -> list[tuple[int, float]]:
+        points = self.client.get_metric_history(self.runs()[key].info.run_id, name)
+        return [(point.step, point.value) for point in points]
+
+    def train(self, trial: Trial, epochs: range, *, later: float = 0.0) -> None:
+        self.store.open(trial)
+        for epoch in epochs:
+            self.store.append_epoch(trial.key, line(epoch, later))
+
+    def finish(self, trial: Trial, status: str = "done", epochs: int = 3) -> None:
+        self.train(trial, range(1, epochs + 1))
+        self.store.finish(trial.key, result(status, epochs))
+
+    def fail(self, trial: Trial, reason: str = "diverged") -> None:
+        self.train(trial, range(1, 3))
+        self.store.fail(trial.key, reason)
+
+
+def line(epoch: int, later: float = 0.0) -> dict[str, float]:
+    values = {"loss": 1 / epoch, "loss/identity": 0.5 / epoch, "lr": 1e-3, "seconds": 2.0 + later}
+    return {"epoch": float(epoch), "time": START + epoch + later, **values}
+
+
+def result(status: str = "done", epochs: int = 3) -> dict[str, Any]:
+    environment = provenance.environment() | {"commit": "c" * 40, "dirty": True, "host": "gpu-box"}
+    return {
+        "status": status,
+        "metrics": METRICS,
+        "epochs": epochs,
+        "cost": {"seconds": 12.5, "device": "cpu", "cpus": 1, "gpus": 0.0},
+        "environment": environment,
+        "started": provenance.timestamp(START),
+        "finished": provenance.timestamp(START + 60),
+    }
+
+
+def make_trial(seed: int = 0, **changes: Any) -> Trial:
+    config = TrialConfig(
+        method="baseline", model=methods.config("baseline"), recipe=methods.recipe("baseline"), seed=seed, **changes
+    )
+    spec = trial_spec(config, dataset="synthetic", data_digest="d" * 64, code_digest="e" * 64)
+    key = trial_key(spec)
+    name = f"baseline-default-synthetic-s{seed}-{key[:8]}"
+    return Trial(key=key, setting=setting_key(spec), name=name, dataset="synthetic", config=config, spec=spec)
+
+
+def sweep(bench: Bench, trials: list[Trial]) -> Tracker:
+    """A whole sweep, as the executor tells it."""
+    tracker = bench.tracker()
+    with tracker.sweep("smoke", bench.store):
+        for trial in trials:
+            if bench.store.state(trial.key) != "done":
+                tracker.started(trial)
+                bench.finish(trial)
+                tracker.epoch(trial.key, line(3))
+                tracker.ended(trial.key, "done")
+        tracker.sync(trials)
+    assert not bench.warnings
+    return tracker
+
+
+def closed_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

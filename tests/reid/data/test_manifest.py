@@ -1,0 +1,158 @@
+import random  # noqa: TID251 - hypothesis hands one out
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reid.data import manifest as manifests
+from reid.data.manifest import Expected, Record, SplitName, atomically
+from reid.data.readers import reader, readers
+
+SPLIT_OF = st.sampled_from(["train", "query", "gallery"])
+
+
+def record(path: str, identity: int, split: SplitName, camera: int = 1) -> Record:
+    return Record(path=path, identity=identity, camera=camera, split=split)
+
+
+def small() -> pd.DataFrame:
+    records = [
+        record("g/0002_c2.jpg", 2, "gallery", 2),
+        record("g/-1_c1.jpg", -1, "gallery"),
+        record("t/0001_c1.jpg", 1, "train"),
+        record("q/0002_c1.jpg", 2, "query"),
+        record("t/0001_c2.jpg", 1, "train", 2),
+    ]
+    return manifests.tabulate(records).assign(sha256=list("abcde"))
+
+
+def test_rows_are_ordered_by_split_and_then_path() -> None:
+    assert small()["path"].tolist() == [
+        "t/0001_c1.jpg",
+        "t/0001_c2.jpg",
+        "q/0002_c1.jpg",
+        "g/-1_c1.jpg",
+        "g/0002_c2.jpg",
+    ]
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=4), SPLIT_OF), unique=True), st.randoms(use_true_random=False))
+def test_the_order_of_the_records_does_not_matter(names: list[tuple[str, SplitName]], shuffler: random.Random) -> None:
+    records = [record(path, {"train": 1, "query": 2, "gallery": 2}[split], split) for path, split in names]
+    shuffled = records.copy()
+    shuffler.shuffle(shuffled)
+    pd.testing.assert_frame_equal(manifests.tabulate(shuffled), manifests.tabulate(records))
+
+
+def test_identities_in_train_and_test_are_listed() -> None:
+    records = [record(f"t{i}", i, "train") for i in (1, 2, 3)] + [record("q", 3, "query"), record("g", 1, "gallery")]
+    with pytest.raises(ValueError, match="2 identities are in both the training and the test split: 1, 3"):
+        manifests.tabulate(records)
+
+
+def test_junk_and_distractors_may_be_in_both_splits() -> None:
+    records = [record("t", 0, "train"), record("g", 0, "gallery"), record("u", -1, "train"), record("h", -1, "gallery")]
+    assert len(manifests.tabulate(records)) == 4
+
+
+@pytest.mark.parametrize("identity", [0, -1])
+def test_a_query_needs_an_identity(identity: int) -> None:
+    with pytest.raises(ValueError, match="1 query images are junk or distractors: q/x"):
+        manifests.tabulate([record("q/x", identity, "query")])
+
+
+def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
+    manifests.write(small(), tmp_path / "manifest.parquet")
+    pd.testing.assert_frame_equal(manifests.read(tmp_path / "manifest.parquet"), small())
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.parquet"]
+
+
+def test_equal_manifests_are_equal_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        manifests.write(small(), tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_is_not_a_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("path,identity")
+    with pytest.raises(ValueError, match="text is not a parquet file"):
+        manifests.read(tmp_path / "text")
+    small().drop(columns="camera").to_parquet(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"a manifest has \['path', 'identity', 'camera', 'split', 'sha256'\]"):
+        manifests.read(tmp_path / "other")
+
+
+def test_the_digest_names_the_content() -> None:
+    base, shape = small(), (5, 8, 4, 3)
+    digest = manifests.digest(base, shape)
+    assert len(digest) == 64
+    assert manifests.digest(small(), list(shape)) == digest
+    changed = [
+        manifests.digest(base.assign(identity=base["identity"] + 1), shape),
+        manifests.digest(base.assign(camera=base["camera"] + 1), shape),
+        manifests.digest(base.assign(split="train"), shape),
+        manifests.digest(base.assign(sha256=base["sha256"].str.upper()), shape),
+        manifests.digest(base.iloc[::-1], shape),
+        manifests.digest(base, (5, 8, 5, 3)),
+    ]
+    assert len({digest, *changed}) == 7
+
+
+def test_the_digest_does_not_depend_on_where_the_images_lay() -> None:
+    moved = small().assign(path="market1501/" + small()["path"])
+    assert manifests.digest(moved, (5, 8, 4, 3)) == manifests.digest(small(), (5, 8, 4, 3))
+
+
+def test_images_in_train_and_test_are_a_warning() -> None:
+    assert manifests.duplicate_warnings(small()) == []
+    doubled = small().assign(sha256=["a", "b", "b", "c", "c"])
+    assert manifests.duplicate_warnings(doubled) == [
+        "1 test images are also in the training split: q/0002_c1.jpg = t/0001_c2.jpg"
+    ]
+
+
+def test_long_lists_are_shortened_and_counted() -> None:
+    records = [record(f"t{i:02}", 1, "train") for i in range(3)] + [record(f"g{i:02}", 2, "gallery") for i in range(12)]
+    (warning,) = manifests.duplicate_warnings(manifests.tabulate(records).assign(sha256="same"))
+    assert warning.startswith("12 test images")
+    assert warning.endswith("g09 = t00 and 2 more")
+
+
+def test_counts() -> None:
+    assert manifests.counts(small()) == {
+        "train": {"images": 2, "identities": 1, "cameras": 2},
+        "query": {"images": 1, "identities": 1, "cameras": 1},
+        "gallery": {"images": 2, "identities": 1, "cameras": 2},
+    }
+
+
+def test_counts_other_than_the_published_ones_are_warnings() -> None:
+    expected = {"train": Expected(2, 1), "query": Expected(1, 7), "gallery": Expected(19_732)}
+    assert manifests.count_warnings(small(), expected) == [
+        "query has 1 identities, the published set has 7",
+        "gallery has 2 images, the published set has 19,732",
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomically(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fail()
+    assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_readers_are_found_by_key() -> None:
+    assert readers() == {"market1501": "Market-1501", "synthetic": "Embedded set"}
+    assert reader("synthetic").read is reader("market1501").read
+    assert not reader("synthetic").expected
+    with pytest.raises(ValueError, match=r"no reader for data set 'market'.*did you mean 'market1501'"):
+        reader("market")

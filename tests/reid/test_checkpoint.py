@@ -1,0 +1,62 @@
+"""A saved state is complete, exact and never half there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from reid import checkpoint
+
+
+def trained(optimiser_class: type[torch.optim.Optimizer], **settings: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimiser = optimiser_class(model.parameters(), lr=0.1, **settings)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimiser.step()
+    return model, optimiser
+
+
+@pytest.mark.parametrize(
+    ("optimiser_class", "settings"), [(torch.optim.Adam, {"weight_decay": 0.1}), (torch.optim.SGD, {"momentum": 0.9})]
+)
+def test_an_optimiser_goes_on_exactly_as_it_would_have(
+    tmp_path: Path, optimiser_class: type[torch.optim.Optimizer], settings: dict[str, float]
+) -> None:
+    model, optimiser = trained(optimiser_class, **settings)
+    tensors, values = checkpoint.pack_optimiser(optimiser)
+    checkpoint.save(tmp_path / "state.safetensors", tensors, values)
+
+    twin = nn.Linear(3, 2)
+    twin.load_state_dict(model.state_dict())
+    other = optimiser_class(twin.parameters(), lr=0.5)
+    checkpoint.unpack_optimiser(other, *checkpoint.load(tmp_path / "state.safetensors"))
+    batch = torch.randn(4, 3)
+    for net, opt in ((model, optimiser), (twin, other)):
+        opt.zero_grad()
+        net(batch).square().sum().backward()
+        opt.step()
+    assert torch.equal(model.weight, twin.weight)
+
+
+def test_a_failed_write_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"weight": torch.ones(2)}, {"epoch": 1})
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(path, {"weight": torch.zeros(2)}, {"epoch": 2})
+    tensors, values = checkpoint.load(path)
+    assert values == {"epoch": 1}
+    assert torch.equal(tensors["weight"], torch.ones(2))
+
+
+def test_under_takes_one_prefix_off() -> None:
+    tensors = {"method.a": torch.ones(1), "optimiser.a": torch.zeros(1)}
+    assert checkpoint.under("method.", tensors) == {"a": tensors["method.a"]}

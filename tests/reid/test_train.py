@@ -1,0 +1,163 @@
+"""A trial is a pure function of configuration, data and code: the same bits, however often it is interrupted."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reid import methods
+from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule, TrialConfig
+from reid.data.augment import to_float
+from reid.data.dataset import ReidData
+from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, train
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
+
+RECIPE = Recipe(
+    backbone="resnet10_w16",
+    weights=None,
+    image_size=(64, 32),
+    sampler=Sampler(identities=4, images=2),
+    augment=Augment(cutout=0.5, cutout_size=8, random_erasing=0.5, crop_padding=2),
+    schedule=Schedule(epochs=4, time_scale=0.02),
+)
+
+
+def config(method: str = "bdb", **changes: object) -> TrialConfig:
+    trial = TrialConfig(method=method, model=methods.config(method), recipe=RECIPE)
+    recipe = {name: changes.pop(name) for name in list(changes) if name in Recipe.__dataclass_fields__}
+    return replace(trial, recipe=replace(RECIPE, **recipe), **changes)  # type: ignore[arg-type]
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(
+    trial: TrialConfig, data: ReidData, *, state: Path | None = None, until: int = 99
+) -> tuple[TrialResult, list[dict[str, float]]]:
+    reports: list[dict[str, float]] = []
+
+    def report(metrics: dict[str, float]) -> None:
+        reports.append({name: value for name, value in metrics.items() if name != "seconds"})
+        if metrics["epoch"] >= until:
+            raise KilledError
+
+    return train(trial, data, report, state=state), reports
+
+
+def same(one: TrialResult, other: TrialResult) -> bool:
+    return one.metrics == other.metrics and np.array_equal(
+        one.retrieval.average_precision, other.retrieval.average_precision, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("method", ["baseline", "bdb"])
+def test_the_same_seed_gives_the_same_bits(method: str, tiny_data: ReidData) -> None:
+    (first, losses), (second, again) = (run(config(method), tiny_data) for _ in range(2))
+    assert losses == again
+    assert same(first, second)
+    _, others = run(config(method, seed=1), tiny_data)
+    assert losses != others
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("evaluate_on", ["val", "test"])
+def test_an_interrupted_trial_ends_as_if_nothing_had_happened(
+    tmp_path: Path, tiny_data: ReidData, optimiser: str, evaluate_on: str
+) -> None:
+    trial = config(optimiser=Optimiser(name=optimiser), evaluate_on=evaluate_on)  # type: ignore[arg-type]
+    whole, losses = run(trial, tiny_data)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KilledError):
+        run(trial, tiny_data, state=state, until=3)  # dies before the third state is written
+    torch.manual_seed(123)  # another process would find another generator
+    resumed, rest = run(trial, tiny_data, state=state)
+    assert [line["epoch"] for line in rest] == [3, 4]
+    assert rest == losses[2:]
+    assert same(whole, resumed)
+
+
+def test_a_finished_state_is_only_scored_again(tmp_path: Path, tiny_data: ReidData) -> None:
+    state = tmp_path / "state.safetensors"
+    whole, _ = run(config(), tiny_data, state=state)
+    again, rest = run(config(), tiny_data, state=state)
+    assert rest == []
+    assert same(whole, again)
+
+
+def test_the_caller_s_random_numbers_are_left_alone(tiny_data: ReidData) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(config(), tiny_data)
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_reports_hold_every_loss_and_their_sum(tiny_data: ReidData) -> None:
+    _, reports = run(config(evaluate_on="val"), tiny_data)
+    for number, line in enumerate(reports, start=1):
+        parts = [value for name, value in line.items() if name.startswith("loss/")]
+        assert len(parts) == 4
+        assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)
+        assert line["epoch"] == number
+        assert 0 < line["val/mAP"] <= 1
+
+
+def test_a_final_trial_reports_no_score_before_its_end(tiny_data: ReidData) -> None:
+    """Selection by test score must not be possible: the numbers do not exist while it trains."""
+    result, reports = run(config(), tiny_data)
+    assert {name.split("/")[0] for line in reports for name in line} == {"epoch", "lr", "loss"}
+    assert set(result.metrics) >= {"mAP", "mINP", "Rank-1", "num_valid", "num_skipped"}
+
+
+def test_it_learns(tiny_data: ReidData) -> None:
+    schedule = Schedule(epochs=12, time_scale=0.03)
+    trained, _ = run(config("baseline", schedule=schedule, augment=Augment()), tiny_data)
+    untrained, _ = run(config("baseline", schedule=replace(schedule, epochs=1, peak_lr=0.0)), tiny_data)
+    assert trained.metrics["mAP"] > max(0.5, untrained.metrics["mAP"])
+
+
+def test_bf16_trains_too(tiny_data: ReidData) -> None:
+    _, exact = run(config(), tiny_data)
+    _, rounded = run(config(precision="bf16"), tiny_data)
+    assert rounded[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.1)
+    assert rounded != exact
+
+
+def test_divergence_names_the_epoch(tiny_data: ReidData) -> None:
+    with pytest.raises(DivergedError, match=r"in epoch \d; lower recipe.schedule.peak_lr"):
+        run(config(schedule=Schedule(epochs=9, peak_lr=1e36), optimiser=Optimiser(name="sgd")), tiny_data)
+
+
+def test_flip_averages_image_and_mirror(tiny_data: ReidData) -> None:
+    trial = config(protocol=Protocol(flip=True))
+    torch.manual_seed(0)
+    method = build_method(trial, num_ids=12)
+    rows = np.arange(5)
+    features = embed(method, tiny_data.images, rows, recipe=trial.recipe, device=torch.device("cpu"))
+    images = to_float(torch.from_numpy(tiny_data.images[rows]), (64, 32))
+    with torch.no_grad():
+        expected = (method.embed(images) + method.embed(images.flip(3))) / 2
+    assert torch.allclose(features, expected, atol=1e-5)
+
+
+def test_pixels_are_the_rows_asked_for(tiny_data: ReidData) -> None:
+    rows = np.array([7, 3, 9])
+    pixels = Pixels(tiny_data.images, rows, torch.device("cpu"))
+    assert torch.equal(pixels[torch.tensor([2, 0])], torch.from_numpy(tiny_data.images[[9, 7]]))
+
+
+def test_golden_losses(tiny_data: ReidData) -> None:
+    """A refactor must not move the losses; REID_WRITE_GOLDEN=1 records them anew after a change that is meant to."""
+    losses = {name: [line["loss"] for line in run(config(name), tiny_data)[1]] for name in ("baseline", "bdb")}
+    if os.environ.get("REID_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(losses, indent=1) + "\n")
+    recorded = json.loads(GOLDEN.read_text())
+    for name, values in losses.items():
+        assert values == pytest.approx(recorded[name], rel=2e-3), name

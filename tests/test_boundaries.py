@@ -1,0 +1,107 @@
+"""The direction of imports, checked by reading the code and by hiding the libraries."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORCHESTRATION = {
+    "pipeline",
+    "ray",
+    "mlflow",
+    "dvc",
+    "optuna",
+    "pydantic",
+    "typer",
+    "rich",
+    "ruamel",
+    "jinja2",
+    "filelock",
+}
+LAYERS = {  # a file may import from its own layer and from those named after it
+    "reid/config.py": set(),
+    "reid/schedules.py": {"config"},
+    "reid/checkpoint.py": set(),
+    "reid/losses.py": {"config"},
+    "reid/evaluation": {"evaluation", "config"},
+    "reid/parts": {"parts", "config"},
+    "reid/data": {"data", "config"},
+    "reid/methods": {"methods", "parts", "losses", "config"},
+}
+STAGES = {"prepare", "split", "sweep", "report"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources("reid"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_reid_knows_nothing_of_orchestration(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & ORCHESTRATION
+
+
+@pytest.mark.parametrize("layer", sorted(LAYERS))
+def test_dependencies_point_one_way(layer: str) -> None:
+    for path in [ROOT / layer] if layer.endswith(".py") else sources(layer):
+        inner = {name.split(".")[1] for name in imported(path) if name.startswith("reid.")}
+        assert inner <= LAYERS[layer], f"{path.relative_to(ROOT)} imports {inner - LAYERS[layer]}"
+
+
+def test_a_method_imports_no_other_method() -> None:
+    for path in sources("reid/methods"):
+        inner = {name.split(".")[2] for name in imported(path) if name.startswith("reid.methods.")}
+        assert inner <= {"base"}, f"{path.name} imports {inner}"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_stages_do_not_import_each_other(stage: str) -> None:
+    inner = {name.split(".")[1] for name in imported(ROOT / f"pipeline/{stage}.py") if name.startswith("pipeline.")}
+    assert not inner & (STAGES - {stage})
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    importers = {path.name for path in sources("pipeline") if any(n.split(".")[0] == "mlflow" for n in imported(path))}
+    assert importers == {"tracking.py"}
+
+
+def test_reid_imports_without_the_pipeline_s_libraries() -> None:
+    hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(ORCHESTRATION))
+    modules = ["reid.train", *(f"reid.methods.{path.stem}" for path in sources("reid/methods") if path.stem[0] != "_")]
+    code = f"import sys; {hidden}; import reid, {', '.join(modules)}"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
+def test_functions_are_short() -> None:
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.name}": _body_lines(node)
+        for folder in ("reid", "pipeline")
+        for path in sources(folder)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert not {name: length for name, length in lengths.items() if length > 50}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 10
+
+
+def test_files_are_short() -> None:
+    long = {
+        str(path): len(path.read_text().splitlines()) for folder in ("reid", "pipeline") for path in sources(folder)
+    }
+    assert not {name: length for name, length in long.items() if length > 400}
+
+
+def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body and body[-1].end_lineno else 0

@@ -1,0 +1,156 @@
+"""The whole pipeline in a small checkout, as a person runs it: DVC, Ray, MLflow, tables; kills, additions and edits."""
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import sweep
+from tests.conftest import Project
+
+pytestmark = pytest.mark.slow
+
+METRICS = ["mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "num_valid", "num_skipped"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[[Path], Project]) -> Project:
+    """A checkout in which `dvc repro` has run undisturbed."""
+    project = make_project(tmp_path_factory.mktemp("finished"))
+    project.run("dvc", "repro")
+    return project
+
+
+def trials(project: Project) -> pd.DataFrame:
+    return pd.read_parquet(project.root / "results" / "trials.parquet").set_index("key").sort_index()
+
+
+def to_run(project: Project) -> dict[str, int]:
+    summary: dict[str, int] = json.loads(project.run("pipeline", "plan", "--json").stdout)
+    return summary
+
+
+def mlflow_runs(project: Project) -> list[tuple[str, str]]:
+    with sqlite3.connect(project.root / "mlflow.db") as database:
+        return list(database.execute("select name, status from runs order by name"))
+
+
+def test_every_declared_trial_ends_and_the_tables_are_there(finished: Project) -> None:
+    results = trials(finished)
+    assert set(results["status"]) <= {"done", "pruned"}
+    assert (results["evaluate_on"] == "val").sum() == 6
+    assert results.loc[results["status"] == "done", METRICS].notna().all(axis=None)
+    generated = finished.root / "reports" / "generated"
+    table = (generated / "bdb_table2.md").read_text()
+    assert "BDB + Cut" in table
+    assert "95.3" in table
+    assert "n.c." in table
+    assert r"\toprule" in (generated / "bdb_table2.tex").read_text()
+    page = (generated / "index.html").read_text()
+    assert all(run_id in page for run_id in results.loc[results["evaluate_on"] == "test", "run_id"])
+
+
+def test_mlflow_has_one_run_per_trial_under_one_parent(finished: Project) -> None:
+    runs = mlflow_runs(finished)
+    assert sorted(name for name, _ in runs) == sorted(["demo", *trials(finished)["name"]])
+    assert {status for _, status in runs} <= {"FINISHED", "KILLED"}
+    with sqlite3.connect(finished.root / "mlflow.db") as database:
+        parents = list(database.execute("select distinct value from tags where key = 'mlflow.parentRunId'"))
+    assert len(parents) == 1
+
+
+def test_a_second_repro_does_nothing(finished: Project) -> None:
+    before = finished.ends()
+    assert "Data and pipelines are up to date" in finished.run("dvc", "repro").stdout
+    assert finished.ends() == before
+
+
+def test_dvc_shows_metrics_plots_and_params(finished: Project) -> None:
+    (shown,) = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout).values()
+    assert "bdb_table2" in shown["data"]["reports/generated/metrics.json"]["data"]
+    finished.run("dvc", "plots", "show", "--out", "plots")
+    assert (finished.root / "plots" / "index.html").exists()
+    assert "seeds" in finished.run("dvc", "params", "diff").stdout
+
+
+def test_after_a_kill_nothing_is_repeated_and_nothing_differs(
+    finished: Project, tmp_path: Path, make_project: Callable[[Path], Project]
+) -> None:
+    project = make_project(tmp_path)
+    project.run("dvc", "repro", "split@synthetic")
+    for wanted in (2, 6):
+        with project.started("dvc", "repro"):
+            _wait_for(project, wanted)
+    before = project.ends()
+    project.run("dvc", "repro")
+    after = project.ends()
+    assert {key: after[key] for key in before} == before
+    ours, theirs = trials(project), trials(finished)
+    pd.testing.assert_frame_equal(ours[["status", *METRICS]], theirs[["status", *METRICS]])
+    assert [name for name, _ in mlflow_runs(project)] == [name for name, _ in mlflow_runs(finished)]
+
+
+def test_ctrl_c_is_not_success(tmp_path: Path, make_project: Callable[[Path], Project]) -> None:
+    project = make_project(tmp_path)
+    project.run("dvc", "repro", "split@synthetic")
+    with project.started("pipeline", "sweep") as process:
+        _wait_for(project, 1)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 3
+    assert "unfinished: nothing done is lost" in (project.root / "output.txt").read_text()
+
+
+def test_a_second_sweep_is_refused(finished: Project) -> None:
+    with sweep.alone(finished.root / "results" / "sweep.lock"):
+        refused = finished.run("pipeline", "sweep", fails=True)
+    assert refused.returncode == 4
+    assert f"process {os.getpid()}" in refused.stderr
+
+
+def test_a_new_seed_trains_only_itself(finished: Project) -> None:
+    before = finished.ends()
+    finished.edit_params(lambda tree: tree["seeds"].append(7))
+    finished.run("dvc", "repro")
+    after = finished.ends()
+    assert {key: after[key] for key in before} == before
+    new = trials(finished).loc[sorted(set(after) - set(before))]
+    assert set(new["seed"]) == {7}
+    assert set(new["evaluate_on"]) == {"test"}
+    assert len(mlflow_runs(finished)) == len(after) + 1
+
+
+def test_a_new_value_of_a_grid_trains_only_itself(finished: Project) -> None:
+    done = to_run(finished)
+    assert done["to_run"] == 0
+    row = "    - {label: BDB higher, method: bdb, overrides: {model.rh: 0.45}, published_method: null}\n"
+    text = (finished.root / "pipeline/experiments/bdb.yaml").read_text()
+    head, table2, rest = text.partition("bdb_table2:")
+    body, marker, tail = rest.partition("  rows:\n")
+    (finished.root / "pipeline/experiments/bdb.yaml").write_text(head + table2 + body + marker + row + tail)
+    assert to_run(finished)["to_run"] == 2  # one value, two seeds
+    (finished.root / "pipeline/experiments/bdb.yaml").write_text(text)
+
+
+def test_comments_are_free_and_an_edit_re_trains_what_depends_on_it(finished: Project) -> None:
+    assert to_run(finished)["to_run"] == 0
+    finished.replace("reid/losses.py", "import ", "# A remark.\nimport ")
+    finished.replace("reid/methods/bdb.py", '"""', '"""Another word. ')
+    assert to_run(finished)["to_run"] == 0
+    finished.replace("reid/methods/bdb.py", "channels // 4", "channels // 2")
+    waiting = to_run(finished)
+    methods = trials(finished).query("evaluate_on == 'test'")["method"]
+    assert waiting["done"] == (methods == "baseline").sum()
+    finished.replace("reid/methods/bdb.py", "channels // 2", "channels // 4")
+
+
+def _wait_for(project: Project, ends: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(project.ends()) < ends:
+        assert time.monotonic() < deadline, "no trial ended in two minutes"
+        time.sleep(0.05)
