@@ -31,9 +31,13 @@ def main() -> None:
 @app.command()
 def prepare(dataset: str) -> None:
     """Read a data set's raw folder (or draw the embedded one), check and pack it."""
+    from pipeline import experiments
+    from pipeline import plan as planning
     from pipeline import prepare as stage
 
-    stage.run(Path.cwd(), dataset, _known(dataset))
+    params = _known(dataset)
+    planning.resolve(params, experiments.load(params.experiments))  # the sweep's mistakes are told before any work
+    stage.run(Path.cwd(), dataset, params)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Ray Tune runs what the agenda asks for, in one session. It schedules and remembers nothing; nothing is restored."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import uuid
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a resumed trial may end without another epoch
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
@@ -75,6 +77,7 @@ def execute(agenda: Agenda, resources: Resources, listeners: list[Listener]) -> 
 
     The caller judges by the agenda, never by how this returned.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = _Desk(agenda, resources, listeners)
     scratch = resources.store.parent / "tune" / uuid.uuid4().hex[:8]
     try:
@@ -214,7 +217,7 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = trial.config["key"]
-        if self.desk.agenda.goes_on(key, int(result["epoch"])):
+        if "epoch" not in result or self.desk.agenda.goes_on(key, int(result["epoch"])):
             return str(TrialScheduler.CONTINUE)
         self.desk.prune(key)
         return str(TrialScheduler.STOP)
@@ -227,7 +230,8 @@ class _Ear(tune.Callback):  # type: ignore[misc]
         self.desk = desk
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self.desk.epoch(trial.config["key"], result)
+        if "epoch" in result:
+            self.desk.epoch(trial.config["key"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.desk.end(trial.config["key"])

@@ -224,11 +224,15 @@ def _resolved(row: Row, params: Params, *, where: str) -> TrialConfig:
         raise ParamsError([f"{where}.variant {unknown(row.variant, variants)}"])
     config = TrialConfig(method=method, model=variants[row.variant], recipe=methods.recipe(method))
     profile = params.profiles[params.profile].overrides
-    config = override(config, profile, where=f"profiles.{params.profile}.overrides", sections=("recipe",))
-    config = override(config, row.overrides, where=f"{where}.overrides")
-    if config.recipe.backbone not in BACKBONES:
-        raise ParamsError([f"{where}: recipe.backbone {unknown(config.recipe.backbone, BACKBONES)}"])
-    return config
+    config = _overridden(config, profile, where=f"profiles.{params.profile}.overrides", sections=("recipe",))
+    return _overridden(config, row.overrides, where=f"{where}.overrides")
+
+
+def _overridden(config: TrialConfig, changes: Mapping[str, Any], **options: Any) -> TrialConfig:
+    changed = override(config, changes, **options)
+    if changed.recipe.backbone not in BACKBONES:
+        raise ParamsError([f"{options['where']}: recipe.backbone {unknown(changed.recipe.backbone, BACKBONES)}"])
+    return changed
 
 
 def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:

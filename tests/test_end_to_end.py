@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import sweep
 from tests.conftest import Project
+from tests.test_readme import COMMANDS
 
 pytestmark = pytest.mark.slow
 
@@ -154,3 +155,8 @@ def _wait_for(project: Project, ends: int) -> None:
     while len(project.ends()) < ends:
         assert time.monotonic() < deadline, "no trial ended in two minutes"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith(("python -m", "dvc"))])
+def test_the_readme_s_commands_work(finished: Project, command: str) -> None:
+    finished.run(*command.removeprefix("python -m ").split())

@@ -313,7 +313,10 @@ def test_a_search_may_only_ask_for_what_is_allowed(space: dict[str, Space], said
             {"method": "baseline", "overrides": {"model.rh": 0.3}},
             "t: rows[0].overrides: model.rh is unknown; allowed: ",
         ),
-        ({**BDB, "overrides": {"recipe.backbone": "resnet51"}}, "t: rows[0]: recipe.backbone is the text 'resnet51'"),
+        (
+            {**BDB, "overrides": {"recipe.backbone": "resnet51"}},
+            "t: rows[0].overrides: recipe.backbone is the text 'resnet51'",
+        ),
     ],
 )
 def test_a_wrong_row_is_answered_with_one_line(row: dict[str, Any], said: str) -> None:

@@ -1,0 +1,152 @@
+"""Ray runs the agenda: successes, failures with their reason, retries; all tests share one session."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.agenda import Agenda
+from pipeline.plan import Plan, Trial, make_trial
+from pipeline.store import TrialStore
+from reid import methods
+from reid.config import Augment, Recipe, Sampler, Schedule, TrialConfig
+from reid.data import synthetic
+from reid.data.manifest import read as read_manifest
+from reid.data.market1501 import read
+from reid.data.pack import pack
+from reid.data.split import make_split
+
+pytestmark = pytest.mark.slow
+
+RECIPE = Recipe(
+    backbone="resnet10_w16",
+    weights=None,
+    image_size=(64, 32),
+    sampler=Sampler(identities=4, images=2),
+    augment=Augment(),
+    schedule=Schedule(epochs=2),
+)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    from pipeline import execute
+
+    with execute.session(cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    small = synthetic.SyntheticConfig(train_identities=8, test_identities=4, distractors=2, junk=2)
+    synthetic.draw(folder / "raw", small)
+    pack(folder / "raw", read(folder / "raw"), folder / "synthetic", image_size=(64, 32), workers=1)
+    split = make_split(read_manifest(folder / "synthetic" / "manifest.parquet"), val_fraction=0.4, seed=0)
+    split.save(folder / "synthetic" / "split.json")
+    return folder
+
+
+def trial(seed: int = 0, **model: object) -> Trial:
+    config = TrialConfig(method="bdb", model=methods.config("bdb", **model), recipe=RECIPE, seed=seed)
+    return make_trial(config, "synthetic", {"test": "t", "val": "v"})
+
+
+class Notes:
+    """A listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, trial: Trial) -> None:
+        self.events.append(("started", trial.key))
+
+    def epoch(self, key: str, metrics: dict[str, float]) -> None:
+        self.events.append((f"epoch {metrics['epoch']:g}", key))
+
+    def ended(self, key: str, verdict: str) -> None:
+        self.events.append((verdict, key))
+
+
+def run(trials: list[Trial], store: TrialStore, data: Path, *, retries: int = 0) -> tuple[Agenda, Notes]:
+    from pipeline import execute
+
+    agenda, notes = (
+        Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store),
+        Notes(),
+    )
+    resources = execute.Resources(
+        store=store.root, data=data, cpus=1, gpus=0, state_epochs=1, retries=retries, concurrent=2
+    )
+    execute.execute(agenda, resources, [notes])
+    return agenda, notes
+
+
+def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_path: Path) -> None:
+    trials, store = [trial(seed) for seed in range(3)], TrialStore(tmp_path / "trials")
+    agenda, notes = run(trials, store, data)
+    assert agenda.complete()
+    assert not agenda.failed
+    for item in trials:
+        heard = [what for what, key in notes.events if key == item.key]
+        assert heard == ["started", "epoch 1", "epoch 2", "done"]
+        result = store.result(item.key)
+        assert result["epochs"] == 2
+        assert 0 < result["metrics"]["mAP"] <= 1
+        assert len(store.per_query(item.key)["average_precision"]) > 0  # type: ignore[index]
+        assert not (store.folder(item.key) / "state.safetensors").exists()
+    assert not (tmp_path / "tune").exists()
+
+
+def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    bad, good = trial(rh=1.0), trial()
+    store = TrialStore(tmp_path / "trials")
+    agenda, notes = run([bad, good], store, data)
+    assert agenda.complete()
+    assert agenda.failed == {bad.key}
+    assert "covers all of" in store.failure(bad.key)["reason"]
+    assert "drop.py" in store.failure(bad.key)["detail"]
+    assert store.state(good.key) == "done"
+    assert ("failed", bad.key) in notes.events
+
+
+def test_divergence_is_not_tried_again(ray_session: None, data: Path, tmp_path: Path) -> None:
+    wild = trial()
+    recipe = replace(RECIPE, schedule=Schedule(epochs=2, peak_lr=1e36))
+    wild = make_trial(replace(wild.config, recipe=recipe), "synthetic", {"test": "t", "val": "v"})
+    store = TrialStore(tmp_path / "trials")
+    agenda, notes = run([wild], store, data, retries=2)
+    assert agenda.failed == {wild.key}
+    assert store.failure(wild.key)["reason"] == "diverged"
+    assert [what for what, _ in notes.events].count("started") == 1
+
+
+def test_an_interrupted_trial_goes_on_from_its_state(ray_session: None, data: Path, tmp_path: Path) -> None:
+    whole = TrialStore(tmp_path / "whole")
+    item = trial()
+    run([item], whole, data)
+    store = TrialStore(tmp_path / "trials")
+    store.open(item)
+    _leave_a_state(item, store, data)
+    agenda, notes = run([item], store, data, retries=1)
+    assert agenda.complete()
+    assert [what for what, _ in notes.events] == ["started", "epoch 2", "done"]
+    assert store.result(item.key)["metrics"] == whole.result(item.key)["metrics"]
+
+
+def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
+    from pipeline.trial import Assignment, run
+
+    class KilledError(Exception):
+        pass
+
+    def publish(metrics: dict[str, float]) -> None:
+        if metrics["epoch"] == 2:
+            raise KilledError
+
+    share = Assignment(key=item.key, store=store.root, data=data, cpus=1, gpus=0, state_epochs=1)
+    with pytest.raises(KilledError):
+        run(share, publish)
