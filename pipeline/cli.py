@@ -77,11 +77,10 @@ def report() -> None:
 def show() -> None:
     """Print the tables of the last report, and where the page is."""
     folder = Path("reports/generated")
-    tables = sorted(folder.glob("*.md"))
-    if not tables:
+    if not (folder / "index.html").exists():
         raise FileNotFoundError(f"{folder} holds no tables yet; make them with: make repro")
-    for table in tables:
-        print(table.read_text())
+    for name in load(Path("params.yaml")).experiments:
+        print((folder / f"{name}.md").read_text())
     print(f"The page: {folder / 'index.html'}    The runs in MLflow: make ui")
 
 

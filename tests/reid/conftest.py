@@ -1,8 +1,11 @@
 """A data set small enough to train on in a second: each identity is a colour, each camera a brightness."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from reid.data.dataset import ReidData
 from reid.data.split import make_split
@@ -22,6 +25,15 @@ def _part(identity: int, image: int, identities: int) -> str:
     if identity <= identities:
         return "train"
     return "query" if image == 0 else "gallery"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in a trial on a CPU; sums are added up in another order with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
