@@ -32,8 +32,14 @@ def canonical_json(value: Any) -> str:
 
 
 def trial_spec(config: TrialConfig, *, dataset: str, data_digest: str, code_digest: str) -> dict[str, Any]:
-    """Everything a trial's result depends on, as plain JSON types: the content of its `spec.json`."""
+    """Everything a trial's result depends on, as plain JSON types: the content of its `spec.json`.
+
+    Raises:
+        FileNotFoundError: `recipe.weights` names a file that is not there.
+    """
     spec = {"config": to_dict(config), "dataset": dataset, "data_digest": data_digest, "code_digest": code_digest}
+    if config.recipe.weights not in (None, "imagenet"):
+        spec["weights_digest"] = _file_digest(Path(str(config.recipe.weights)))
     plain: dict[str, Any] = json.loads(canonical_json(spec))
     return plain
 
@@ -81,6 +87,15 @@ def code_digest(method: str, *, package: Path = PACKAGE) -> str:
             raise FileNotFoundError(f"there is no module {start} in {package}")
     modules = {name: _module(package, name)[0] for name in _closure(package, starts)}
     return _hash(canonical_json(modules))
+
+
+@functools.cache
+def _file_digest(path: Path) -> str:
+    """Hash of a file of weights: another file under the same name is another trial."""
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe.weights: {path.absolute()} is not there; allowed: null, imagenet or a file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash(text: str) -> str:

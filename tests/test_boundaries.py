@@ -83,6 +83,32 @@ def test_reid_imports_without_the_pipeline_s_libraries() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
 
 
+TRAIN = """
+import numpy as np, pandas as pd
+from dataclasses import replace
+from reid import methods
+from reid.config import Augment, Recipe, Sampler, Schedule, TrialConfig
+from reid.data.dataset import ReidData
+from reid.data.split import make_split
+from reid.train import train
+parts = [("train", 1), ("train", 2), ("train", 3), ("train", 4), ("query", 5), ("gallery", 5), ("gallery", 6)]
+rows = [{"split": part, "identity": who, "camera": 1 + (part == "query")} for part, who in parts for _ in range(2)]
+table = pd.DataFrame(rows + [{**row, "camera": 3} for row in rows if row["split"] == "train"])
+images = np.random.default_rng(0).integers(0, 255, (len(table), 64, 32, 3), dtype=np.uint8)
+splits = make_split(table, val_fraction=0.5, seed=0)
+data = ReidData("x", images, table["identity"].to_numpy(), table["camera"].to_numpy(), splits, "0")
+recipe = Recipe(backbone="resnet10_w16", weights=None, image_size=(64, 32), sampler=Sampler(identities=2, images=2),
+                augment=Augment(), schedule=Schedule(epochs=1))
+config = TrialConfig(method="bdb", model=methods.config("bdb"), recipe=recipe)
+assert 0 < train(config, data, print).metrics["mAP"] <= 1
+"""
+
+
+def test_a_trial_trains_without_the_pipeline_s_libraries() -> None:
+    hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(ORCHESTRATION))
+    subprocess.run([sys.executable, "-W", "error", "-c", f"import sys; {hidden}\n{TRAIN}"], check=True, cwd=ROOT)
+
+
 def test_functions_are_short() -> None:
     lengths = {
         f"{path.relative_to(ROOT)}:{node.name}": _body_lines(node)

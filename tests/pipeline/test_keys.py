@@ -301,3 +301,17 @@ def test_a_config_and_its_dictionary_agree() -> None:
         return sum(leaves(value) if isinstance(value, dict) else 1 for value in tree.values())
 
     assert leaves(to_dict(config())) == sections(config())
+
+
+def test_a_file_of_weights_counts_by_its_content(tmp_path: Path) -> None:
+    def key(content: bytes | None, name: str = "weights.safetensors") -> str:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        keys._file_digest.cache_clear()
+        return trial_key(spec(config(recipe=dataclasses.replace(Recipe(), weights=str(path)))))
+
+    assert key(b"one") == key(b"one")
+    assert key(b"one") != key(b"two")
+    with pytest.raises(FileNotFoundError, match=r"recipe\.weights: .*missing.* is not there"):
+        key(None, "missing")
