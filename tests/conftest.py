@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 COPIED = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline", "reid", "reports/published")
@@ -65,6 +64,8 @@ class Project:
 
     def edit_params(self, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
         """Change params.yaml as a person would."""
+        from ruamel.yaml import YAML  # not on a machine that has only what `reid` needs, which runs tests/reid
+
         yaml = YAML()
         tree = yaml.load((self.root / "params.yaml").read_text())
         change(tree)
