@@ -29,6 +29,7 @@ class _Shape:
 BACKBONES = {
     "resnet10_w16": _Shape(BasicBlock, (1, 1, 1, 1), 16),
     "resnet10_w32": _Shape(BasicBlock, (1, 1, 1, 1), 32),
+    "resnet14_w16": _Shape(Bottleneck, (1, 1, 1, 1), 16),
     "resnet18": _Shape(BasicBlock, (2, 2, 2, 2)),
     "resnet34": _Shape(BasicBlock, (3, 4, 6, 3)),
     "resnet50": _Shape(Bottleneck, (3, 4, 6, 3)),
@@ -57,6 +58,7 @@ class Trunk(nn.Module):
     """A ResNet without its pooling and classifier; `stem` and `layer1` to `layer4` can be called one by one.
 
     Attributes:
+        stage_channels: channels of the map after each of the four stages.
         channels: channels of the last map; 2048 for resnet50.
     """
 
@@ -64,19 +66,28 @@ class Trunk(nn.Module):
         super().__init__()
         self.stem = _stem(shape.width)
         stages, inputs = [], shape.width
+        self.stage_channels = tuple(shape.width * 2**index * shape.block.expansion for index in range(4))
         for index, steps in enumerate(choose("layout", layout, _LAYOUTS)):
             planes = shape.width * 2**index
             stages.append(_stage(shape.block, inputs, planes, depth=shape.depths[index], steps=steps))
-            inputs = planes * shape.block.expansion
+            inputs = self.stage_channels[index]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels: int = inputs
         self.apply(_initialise)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to the last map [B, channels, H / s, W / s]; s is 32, 16 or 8 by layout."""
+    def forward(self, images: Tensor, *, after: nn.ModuleDict | None = None) -> Tensor:
+        """Images [B, 3, H, W] to the last map [B, channels, H / s, W / s]; s is 32, 16 or 8 by layout.
+
+        Args:
+            images: normalised.
+            after: modules to apply to the map after a stage, keyed `layer1` to `layer4`. They are the caller's: the
+                trunk's own parameters keep their names.
+        """
         maps: Tensor = self.stem(images)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps = stage(maps)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            maps = self.get_submodule(name)(maps)
+            if after is not None and name in after:
+                maps = after[name](maps)
         return maps
 
 
@@ -85,7 +96,8 @@ def build_trunk(backbone: str, *, layout: Layout = "stride1", weights: str | Non
 
     Args:
         backbone: a key of `BACKBONES`. resnet10_w32 and resnet10_w16 have one basic block a stage and half and a
-            quarter of the usual widths: trunks for demonstrations and tests.
+            quarter of the usual widths, resnet14_w16 one bottleneck block a stage and a quarter of the widths, for
+            layout `dilated`: trunks for demonstrations and tests.
         layout: `stride2` is torchvision's; `stride1` keeps the resolution in the last stage; `dilated` keeps it in the
             last two and dilates their 3 x 3 convolutions instead (bottleneck blocks only).
         weights: None for a random initialisation, or what `reid.parts.weights.read_weights` takes.

@@ -8,12 +8,15 @@ alternatives; p = 0.3 makes each remove the share of the map that BDB's own bloc
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid.parts.choices import choose
+
+Gamma = Literal["drop_prob", "seed_rate"]
 
 
 class BatchDropBlock(nn.Module):
@@ -88,11 +91,15 @@ class DropBlock(nn.Module):
     Args:
         drop_prob: the share of the map erased on average, blocks' overlaps not counted.
         block: rows and columns of a block; on a smaller map it shrinks to the map.
+        gamma_is: how `drop_prob` is read. `seed_rate` takes it for the probability of a seed at each position of the
+            map, blocks being cut off at the border: SONA-Net's "gamma = 0.1" to the letter, which keeps 4 % of its map.
     """
 
-    def __init__(self, drop_prob: float = 0.1, block: tuple[int, int] = (7, 7)) -> None:
+    def __init__(
+        self, drop_prob: float = 0.1, block: tuple[int, int] = (7, 7), *, gamma_is: Gamma = "drop_prob"
+    ) -> None:
         super().__init__()
-        self.drop_prob, self.block = drop_prob, block
+        self.drop_prob, self.block, self.gamma_is = drop_prob, block, gamma_is
 
     def forward(self, maps: Tensor) -> Tensor:
         """Erase blocks and rescale in training."""
@@ -106,11 +113,16 @@ class DropBlock(nn.Module):
         """A random mask, float32 [B, 1, H, W]: 0 where a block erases, 1 elsewhere."""
         batch, _, height, width = maps.shape
         rows, columns = min(self.block[0], height), min(self.block[1], width)
-        places = (height - rows + 1, width - columns + 1)
-        seed_rate = self.drop_prob / (rows * columns) * (height * width) / (places[0] * places[1])
+        if self.gamma_is == "seed_rate":  # seeds anywhere, each in the middle of its block
+            places, seed_rate = (height, width), self.drop_prob
+            before = (rows // 2, columns // 2)
+        else:  # seeds are top left corners: row r is erased by the seeds of the rows r - rows + 1 to r
+            places = (height - rows + 1, width - columns + 1)
+            seed_rate = self.drop_prob / (rows * columns) * (height * width) / (places[0] * places[1])
+            before = (rows - 1, columns - 1)
+        after = (height + rows - 1 - places[0] - before[0], width + columns - 1 - places[1] - before[1])
         seeds = (torch.rand((batch, 1, *places), device=maps.device) < seed_rate).float()
-        # A seed is the block's top left corner: position r is erased by the seeds of the rows r - rows + 1 to r.
-        around = F.pad(seeds, (columns - 1, columns - 1, rows - 1, rows - 1))
+        around = F.pad(seeds, (before[1], after[1], before[0], after[0]))
         return 1 - F.max_pool2d(around, (rows, columns), stride=1)
 
 

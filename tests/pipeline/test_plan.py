@@ -194,6 +194,9 @@ def test_all_experiments_of_the_repository_resolve_under_all_profiles() -> None:
             "bdb_table4": 4,
             "bdb_table5": 7,
             "bdb_block_height": 2,
+            "saadb_table1": 1,
+            "saadb_table2": 1,
+            "saadb_table5": 6,
         }
 
 

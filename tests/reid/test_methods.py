@@ -23,13 +23,18 @@ from reid.parts.drop import BatchDropBlock, BatchDropout
 from reid.parts.pooling import global_average, global_max
 
 NUM_IDS = 6
+DILATED = {"sona"}  # basic blocks have no dilation
 EVERY = [(name, variant) for name in methods.names() for variant in methods.variants(name)]
 over_all_variants = pytest.mark.parametrize(("name", "variant"), EVERY, ids=["-".join(pair) for pair in EVERY])
 
 
 def small(name: str, variant: str, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    return methods.build(name, variant, num_ids=NUM_IDS, backbone="resnet10_w16")
+    return methods.build(name, variant, num_ids=NUM_IDS, backbone=tiny_trunk(name))
+
+
+def tiny_trunk(name: str) -> str:
+    return "resnet14_w16" if name in DILATED else "resnet10_w16"
 
 
 def batch(*, images: int = 3) -> tuple[Tensor, Tensor]:
@@ -79,8 +84,10 @@ def test_losses_are_finite_named_float32_scalars(name: str, variant: str) -> Non
 @over_all_variants
 def test_every_parameter_receives_a_gradient(name: str, variant: str) -> None:
     method = small(name, variant)
-    for _ in range(3):  # a random operator may hide a part of the network once
+    optimiser = torch.optim.SGD(method.parameters(), 1e-4)
+    for _ in range(3):  # a random operator may hide a part of the network once, a layer that starts at zero at first
         torch.autograd.backward(total(method(*batch())))
+        optimiser.step()
     without = [key for key, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
 
@@ -147,10 +154,11 @@ def test_initialisation_and_losses_follow_torchs_seed(name: str, variant: str) -
 
 @over_all_variants
 def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
+    """Of four models: one rounding may move a position across the threshold of a mask."""
+
     def mean_losses(*, enabled: bool) -> dict[str, float]:
-        method = small(name, variant)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            draws = [method(*batch()) for _ in range(4)]
+            draws = [small(name, variant, seed=seed)(*batch()) for seed in range(4)]
         return {key: sum(draw[key].item() for draw in draws) / len(draws) for key in draws[0]}
 
     exact, rounded = mean_losses(enabled=False), mean_losses(enabled=True)
@@ -162,7 +170,7 @@ def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
 def test_a_training_step_never_waits_for_the_device(name: str, variant: str) -> None:
     """Fake tensors have no values: anything that reads one (item, nonzero, boolean indexing) raises."""
     with FakeTensorMode():
-        method = methods.build(name, variant, num_ids=NUM_IDS, backbone="resnet10_w16")
+        method = methods.build(name, variant, num_ids=NUM_IDS, backbone=tiny_trunk(name))
         images, labels = torch.empty(8, 3, 64, 32), torch.empty(8, dtype=torch.long)
         torch.autograd.backward(total(method(images, labels)))
 

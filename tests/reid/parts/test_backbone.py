@@ -71,7 +71,7 @@ def test_channels_are_what_the_map_has(backbone: str) -> None:
         assert trunk(torch.empty(1, 3, 64, 32)).shape == (1, trunk.channels, 4, 2)
 
 
-@pytest.mark.parametrize(("backbone", "width"), [("resnet10_w32", 32), ("resnet10_w16", 16)])
+@pytest.mark.parametrize(("backbone", "width"), [("resnet10_w32", 32), ("resnet10_w16", 16), ("resnet14_w16", 16)])
 def test_demonstration_trunks_have_one_block_a_stage_and_narrow_widths(backbone: str, width: int) -> None:
     trunk = build_trunk(backbone)
     stages: list[Any] = [trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
@@ -86,6 +86,22 @@ def test_stages_can_be_called_one_by_one() -> None:
     torch.testing.assert_close(trunk.layer4(third), trunk(images))
 
 
+@pytest.mark.parametrize(("layout", "height", "width"), [("stride2", 2, 1), ("stride1", 4, 2), ("dilated", 8, 4)])
+def test_the_demonstration_trunk_of_bottleneck_blocks_has_every_layout(layout: Layout, height: int, width: int) -> None:
+    with torch.device("meta"):
+        trunk = build_trunk("resnet14_w16", layout=layout)
+        assert trunk(torch.empty(1, 3, 64, 32)).shape == (1, 512, height, width)
+    assert trunk.stage_channels == (64, 128, 256, 512)
+
+
+def test_modules_can_be_inserted_after_stages() -> None:
+    trunk = build_trunk("resnet10_w16").eval()
+    after = nn.ModuleDict({"layer2": nn.Tanh(), "layer4": nn.Sigmoid()})
+    images = torch.randn(1, 3, 64, 32)
+    second = trunk.layer2(trunk.layer1(trunk.stem(images))).tanh()
+    torch.testing.assert_close(trunk(images, after=after), trunk.layer4(trunk.layer3(second)).sigmoid())
+
+
 def test_initialisation_is_he_normal_and_follows_torchs_seed() -> None:
     torch.manual_seed(3)
     trunk = build_trunk("resnet18")
@@ -96,7 +112,9 @@ def test_initialisation_is_he_normal_and_follows_torchs_seed() -> None:
 
 
 def test_basic_blocks_cannot_be_dilated() -> None:
-    with pytest.raises(ValueError, match=r"'resnet18' has basic blocks.*'dilated' needs resnet50, resnet101"):
+    with pytest.raises(
+        ValueError, match=r"'resnet18' has basic blocks.*'dilated' needs resnet14_w16, resnet50, resnet101"
+    ):
         build_trunk("resnet18", layout="dilated")
 
 

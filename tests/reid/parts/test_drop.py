@@ -143,6 +143,19 @@ def test_dropblock_plus_keeps_91_percent_of_sonas_map() -> None:
     assert (kept.amin((1, 2, 3)) == 1).float().mean().item() == pytest.approx(0.14, abs=0.03)  # untouched images
 
 
+def test_gamma_as_the_rate_of_seeds_keeps_4_percent_of_sonas_map() -> None:
+    torch.manual_seed(0)
+    kept = DropBlock(0.1, (5, 8), gamma_is="seed_rate").kept(torch.empty(2000, 1, 48, 16))
+    assert kept.shape == (2000, 1, 48, 16)
+    assert kept.mean().item() == pytest.approx(0.038, abs=0.002)
+    # A position is kept if none of the positions whose block covers it is a seed: 5 rows and 8 columns, less the edges.
+    rows = torch.tensor([len(range(max(row - 2, 0), min(row + 2, 47) + 1)) for row in range(48)])
+    columns = torch.tensor([len(range(max(column - 4, 0), min(column + 3, 15) + 1)) for column in range(16)])
+    expected = 0.9 ** (rows[:, None] * columns[None, :])
+    torch.testing.assert_close(kept.mean((0, 1)), expected, rtol=0, atol=0.045)
+    assert kept.mean().item() == pytest.approx(expected.mean().item(), abs=0.002)
+
+
 def test_dropblock_erases_unions_of_whole_blocks_shared_over_channels() -> None:
     torch.manual_seed(0)
     height, width, block = 12, 9, (3, 2)
@@ -178,8 +191,8 @@ def test_default_parameters_are_the_published_ones() -> None:
     assert repr(drop_operator("dropout")) == "Dropout(p=0.3, inplace=False)"
     assert repr(drop_operator("spatial_dropout")) == "Dropout2d(p=0.3, inplace=False)"
     assert settings_of("batch_dropout") == {"p": 0.3}
-    assert settings_of("dropblock") == {"drop_prob": 0.1, "block": (7, 7)}
-    assert settings_of("dropblock_plus") == {"drop_prob": 0.1, "block": (5, 8)}
+    assert settings_of("dropblock") == {"drop_prob": 0.1, "block": (7, 7), "gamma_is": "drop_prob"}
+    assert settings_of("dropblock_plus") == {"drop_prob": 0.1, "block": (5, 8), "gamma_is": "drop_prob"}
     assert settings_of("batch_dropblock") == {"height_ratio": 0.3, "width_ratio": 1.0, "groups": 1}
     assert settings_of("dropblock_single") == {"height_ratio": 0.3, "width_ratio": 1.0, "groups": None}
 
