@@ -1,0 +1,131 @@
+"""AGW: Bag of Tricks with non-local attention, generalised-mean pooling and the weighted regularised triplet loss.
+
+Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2022), the baseline proposed there.
+Non-local blocks follow the last two blocks of layer2 and the last three of layer3, or all of them in a smaller trunk.
+
+NOTE the paper takes its non-local blocks from Wang et al., who give theta, phi and g half of the map's channels; the
+authors' code gives them a single one, by dividing a number by itself: variant `authors_code`. Their pooling adds a
+constant where ours has a least value (see `reid.parts.gem`).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid.config import Augment, Fraction, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
+from reid.losses import metric_loss
+from reid.methods.base import BranchOutput, Method
+from reid.parts.backbone import Trunk, build_trunk
+from reid.parts.gem import GeneralisedMean
+from reid.parts.neck import NeckBranch
+from reid.parts.non_local import NonLocal
+from reid.parts.pooling import global_average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """What is ablated or tuned. Published: Market-1501 95.1 % Rank-1, 87.8 % mAP; DukeMTMC-reID 89.0 % and 79.6 %.
+
+    `non_local`: inner channels of the blocks, half of the map's or a single one; `none` leaves the blocks out.
+    `gem_p`: the exponent at the start; None pools by the average. `triplet`: `hard` is that of Bag of Tricks, whose
+    `margin` the weighted one does not have.
+    """
+
+    non_local: Literal["half", "single", "none"] = "half"
+    gem_p: Annotated[float, Range(1.0, 100.0)] | None = 3.0
+    triplet: Literal["weighted", "hard"] = "weighted"
+    margin: Annotated[float, Range(0.0, 10.0)] = 0.3
+    label_smoothing: Fraction = 0.1
+
+
+VARIANTS = {
+    "default": Config(),
+    "authors_code": Config(non_local="single"),
+    "no_non_local": Config(non_local="none"),
+    "average_pooling": Config(gem_p=None),
+    "hard_triplet": Config(triplet="hard"),
+}
+
+RECIPE = Recipe(  # that of Bag of Tricks
+    image_size=(256, 128),
+    sampler=Sampler(identities=16, images=4, epoch="images_once"),
+    augment=Augment(crop_padding=10, random_erasing=0.5),
+    optimiser=Optimiser(name="adam", weight_decay=5e-4),
+    schedule=Schedule(name="S3", epochs=120, peak_lr=3.5e-4),
+    protocol=Protocol(distance="cosine", normalise=True),
+)
+
+
+class Network(Method):
+    """Trunk of last stride 1 with blocks in it, then one branch called `global`; its embedding has 2048 channels."""
+
+    def __init__(self, config: Config, *, num_ids: int, backbone: str, weights: str | None) -> None:
+        hard = metric_loss("hard_triplet", margin=config.margin)
+        super().__init__(
+            label_smoothing=config.label_smoothing,
+            metric_loss=hard if config.triplet == "hard" else weighted_triplet,
+        )
+        self.trunk = build_trunk(backbone, layout="stride1", weights=weights)
+        self.non_local = _non_local_blocks(config, self.trunk)
+        self.head = NeckBranch(
+            self.trunk.channels,
+            num_ids=num_ids,
+            pool=global_average if config.gem_p is None else GeneralisedMean(config.gem_p),
+            neck="bn",
+        )
+        self.embedding_dim = self.trunk.channels
+
+    def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
+        """The one branch; its `feature` is the vector before the neck."""
+        return {"global": self.head(self.maps(images))}
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What is ranked, [B, embedding_dim]: the vector behind the neck."""
+        embedding: Tensor = self.head(self.maps(images)).embedding
+        return embedding
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last map of the trunk, walked block by block: the trunk's parameters keep their names."""
+        maps: Tensor = self.trunk.stem(images)
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            for index, block in self.trunk.get_submodule(stage).named_children():
+                maps = block(maps)
+                if f"{stage}_{index}" in self.non_local:
+                    maps = self.non_local[f"{stage}_{index}"](maps)
+        return maps
+
+
+def _non_local_blocks(config: Config, trunk: Trunk) -> nn.ModuleDict:
+    """The non-local blocks, keyed by stage and index of the block of the trunk they follow."""
+    blocks = nn.ModuleDict()
+    if config.non_local == "none":
+        return blocks
+    for stage, channels, count in (("layer2", trunk.stage_channels[1], 2), ("layer3", trunk.stage_channels[2], 3)):
+        inner = channels // 2 if config.non_local == "half" else 1
+        for index in [name for name, _ in trunk.get_submodule(stage).named_children()][-count:]:
+            blocks[f"{stage}_{index}"] = NonLocal(channels, inner=inner)
+    return blocks
+
+
+def weighted_triplet(features: Tensor, labels: Tensor) -> Tensor:
+    """Weighted regularised triplet loss: softplus(sum w_p d_p - sum w_n d_n), averaged over the images.
+
+    d are Euclidean distances; for each image, w_p is the softmax of d over its positives and w_n that of -d over its
+    negatives, and both have a gradient. There is no margin.
+
+    NOTE as in the authors' code, an image is its own positive, at distance 0.
+
+    Args:
+        features: [B, D], not normalised; taken as float32.
+        labels: [B], of at least two identities.
+    """
+    features = features.float()
+    # By differences: a product of matrices would lose small distances, and autocast would round it.
+    distances = (features[:, None] - features[None, :]).square().sum(2).clamp(min=1e-12).sqrt()
+    same = labels[:, None] == labels[None, :]
+    to_positive = distances.masked_fill(~same, -torch.inf).softmax(1)
+    to_negative = (-distances).masked_fill(same, -torch.inf).softmax(1)
+    return F.softplus(((to_positive - to_negative) * distances).sum(1)).mean()
