@@ -62,6 +62,26 @@ def hard_triplet(features: Tensor, labels: Tensor, *, margin: float | None = Non
 
 
 @_in_float32
+def weighted_triplet(features: Tensor, labels: Tensor) -> Tensor:
+    """Weighted regularised triplet loss: softplus(sum w_p d_p - sum w_n d_n), averaged over the images.
+
+    Source: Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2022). d are Euclidean
+    distances; for each image, w_p is the softmax of d over its positives and w_n that of -d over its negatives, and
+    both have a gradient. There is no margin.
+
+    NOTE as in the authors' code, an image is its own positive, at distance 0.
+
+    Args:
+        features: [B, D], not normalised.
+        labels: [B], of at least two identities.
+    """
+    distances, same = _distances(features), _same(labels)
+    to_positive = distances.masked_fill(~same, -torch.inf).softmax(1)
+    to_negative = (-distances).masked_fill(same, -torch.inf).softmax(1)
+    return F.softplus(((to_positive - to_negative) * distances).sum(1)).mean()
+
+
+@_in_float32
 def lifted_structure(features: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
     """Lifted structured loss: each positive pair against all negatives of both its images.
 

@@ -11,18 +11,17 @@ constant where ours has a least value (see `reid.parts.gem`).
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reid.config import Augment, Fraction, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
-from reid.losses import metric_loss
+from reid.config import Fraction, Range, Settings
+from reid.losses import metric_loss, weighted_triplet
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import Trunk, build_trunk
 from reid.parts.gem import GeneralisedMean
 from reid.parts.neck import NeckBranch
 from reid.parts.non_local import NonLocal
 from reid.parts.pooling import global_average
+from reid.parts.recipes import BAG_OF_TRICKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +48,7 @@ VARIANTS = {
     "hard_triplet": Config(triplet="hard"),
 }
 
-RECIPE = Recipe(  # that of Bag of Tricks
-    image_size=(256, 128),
-    sampler=Sampler(identities=16, images=4, epoch="images_once"),
-    augment=Augment(crop_padding=10, random_erasing=0.5),
-    optimiser=Optimiser(name="adam", weight_decay=5e-4),
-    schedule=Schedule(name="S3", epochs=120, peak_lr=3.5e-4),
-    protocol=Protocol(distance="cosine", normalise=True),
-)
+RECIPE = BAG_OF_TRICKS
 
 
 class Network(Method):
@@ -108,24 +100,3 @@ def _non_local_blocks(config: Config, trunk: Trunk) -> nn.ModuleDict:
         for index in [name for name, _ in trunk.get_submodule(stage).named_children()][-count:]:
             blocks[f"{stage}_{index}"] = NonLocal(channels, inner=inner)
     return blocks
-
-
-def weighted_triplet(features: Tensor, labels: Tensor) -> Tensor:
-    """Weighted regularised triplet loss: softplus(sum w_p d_p - sum w_n d_n), averaged over the images.
-
-    d are Euclidean distances; for each image, w_p is the softmax of d over its positives and w_n that of -d over its
-    negatives, and both have a gradient. There is no margin.
-
-    NOTE as in the authors' code, an image is its own positive, at distance 0.
-
-    Args:
-        features: [B, D], not normalised; taken as float32.
-        labels: [B], of at least two identities.
-    """
-    features = features.float()
-    # By differences: a product of matrices would lose small distances, and autocast would round it.
-    distances = (features[:, None] - features[None, :]).square().sum(2).clamp(min=1e-12).sqrt()
-    same = labels[:, None] == labels[None, :]
-    to_positive = distances.masked_fill(~same, -torch.inf).softmax(1)
-    to_negative = (-distances).masked_fill(same, -torch.inf).softmax(1)
-    return F.softplus(((to_positive - to_negative) * distances).sum(1)).mean()

@@ -13,12 +13,13 @@ from typing import Annotated
 
 from torch import Tensor
 
-from reid.config import Augment, Fraction, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
+from reid.config import Fraction, Range, Settings
 from reid.losses import metric_loss
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import Layout, build_trunk
 from reid.parts.neck import Neck, NeckBranch
 from reid.parts.pooling import global_average
+from reid.parts.recipes import BAG_OF_TRICKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,7 @@ VARIANTS = {
     "stride2": Config(layout="stride2"),
 }
 
-RECIPE = Recipe(
-    image_size=(256, 128),
-    sampler=Sampler(identities=16, images=4, epoch="images_once"),
-    augment=Augment(crop_padding=10, random_erasing=0.5),
-    optimiser=Optimiser(name="adam", weight_decay=5e-4),
-    schedule=Schedule(name="S3", epochs=120, peak_lr=3.5e-4),
-    protocol=Protocol(distance="cosine", normalise=True),
-)
+RECIPE = BAG_OF_TRICKS
 
 
 class Network(Method):

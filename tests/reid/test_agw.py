@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from reid import methods
-from reid.losses import hard_triplet
-from reid.methods.agw import weighted_triplet
+from reid.losses import hard_triplet, weighted_triplet
 from reid.methods.base import Method
 from reid.parts.gem import GeneralisedMean
 
