@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from reid.config import Augment
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from reid.config import IMAGENET_MEAN, IMAGENET_STD, Augment
+from reid.data.augment import augment
 from reid.data.manifest import Record
 from reid.data.pack import pack
 

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+# Of RGB values in 0 to 1: what images are normalised with before every network.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -97,12 +101,16 @@ class Augment(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Optimiser(Settings):
-    """Adam with L2 decay (not AdamW) or SGD; one learning rate for all parameters."""
+    """Adam with L2 decay (not AdamW) or SGD; one learning rate for all parameters.
+
+    `reset`: forget momentum and moments at the start of every epoch, as HAN's code does by making a new optimiser.
+    """
 
     name: Literal["adam", "sgd"] = "adam"
     weight_decay: Annotated[float, Range(0.0)] = 5e-4
     momentum: Annotated[float, Range(0.0, 1.0)] = 0.9
     nesterov: bool = True
+    reset: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +121,7 @@ class Schedule(Settings):
     with 0.1 the milestones of S1 lie at epochs 5, 20 and 30 instead of 50, 200 and 300.
     """
 
-    name: Literal["S1", "S2", "S3", "S4"] = "S1"
+    name: Literal["S1", "S2", "S2_flat", "S2_eq6", "S3", "S4"] = "S1"
     epochs: Count = 400
     peak_lr: Annotated[float, Range(0.0)] = 1e-3
     time_scale: Annotated[float, Range(1e-4)] = 1.0

@@ -37,6 +37,16 @@ def _s2(epoch: float) -> float:
     return float(1e-2 * 0.5 ** sum(epoch >= milestone for milestone in (60, 90, 120)))
 
 
+def _s2_flat(epoch: float) -> float:
+    """S2 without its warm-up, which is one of the tricks that HAN's baseline does not have."""
+    return _s2(max(epoch, 10))
+
+
+def _s2_eq6(epoch: float) -> float:
+    """S2 with the warm-up of HAN's equation 6 to the letter: it ends at 3e-4, and the rate jumps to 1e-2."""
+    return 3e-4 * (epoch + 1) / 10 if epoch < 10 else _s2(epoch)
+
+
 def _s3(epoch: float) -> float:
     """ES-Net on persons and Bag of Tricks; epochs from 0: 10 of warm-up, divided by 10 at 40 and 70."""
     return _warm_up(epoch, milestones=(40, 70))
@@ -56,6 +66,8 @@ def _warm_up(epoch: float, *, milestones: tuple[int, ...]) -> float:
 _SHAPES: dict[str, tuple[float, Callable[[float], float]]] = {
     "S1": (1e-3, _s1),
     "S2": (1e-2, _s2),
+    "S2_flat": (1e-2, _s2_flat),
+    "S2_eq6": (1e-2, _s2_eq6),
     "S3": (3.5e-4, _s3),
     "S4": (3.5e-4, _s4),
 }

@@ -22,7 +22,6 @@ from reid.data.dataset import ReidData
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import Embeddings, RetrievalResult, evaluate
 from reid.methods.base import Method
-from reid.parts.heads import Classifier
 from reid.schedules import learning_rate
 
 Report = Callable[[dict[str, float]], None]
@@ -106,6 +105,8 @@ class _Trial:
         rate = learning_rate(self.recipe.schedule, epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        if self.recipe.optimiser.reset:
+            self.optimiser.state.clear()
         losses = self._steps()
         metrics = {"epoch": float(epoch), "lr": rate, **losses}
         if not np.isfinite(metrics["loss"]):
@@ -133,12 +134,14 @@ class _Trial:
     def _step(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         images = augment(pixels, self.recipe.image_size, self.recipe.augment, self.augmenting)
         with autocast(self.recipe, self.device):
+            with torch.no_grad():
+                probes = self.method.probes(images, labels)
             losses = self.method(images, labels)
         loss = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         self.optimiser.step()
-        return {"loss": loss.detach(), **{f"loss/{name}": value.detach() for name, value in losses.items()}}
+        return {"loss": loss.detach(), **{f"loss/{name}": value.detach() for name, value in losses.items()}, **probes}
 
     def score(self) -> RetrievalResult:
         """Rank the gallery for every query of the held-out or the test split."""
@@ -208,8 +211,8 @@ def build_method(config: TrialConfig, num_ids: int) -> Method:
         **to_dict(config.model),
     )
     if config.recipe.classifier_std is not None:
-        for classifier in (module for module in method.modules() if isinstance(module, Classifier)):
-            torch.nn.init.normal_(classifier.weight, std=config.recipe.classifier_std)
+        for weights in (value for name, value in method.named_parameters() if name.endswith("classifier.weight")):
+            torch.nn.init.normal_(weights, std=config.recipe.classifier_std)
     return method
 
 

@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reid.config import Augment
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from reid.config import IMAGENET_MEAN, IMAGENET_STD, Augment
 
 _CACHED_PIXELS = 2**18
 _ATTEMPTS = 100

@@ -11,15 +11,15 @@ constant where ours has a least value (see `reid.parts.gem`).
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid.config import Fraction, Range, Settings
 from reid.losses import metric_loss, weighted_triplet
 from reid.methods.base import BranchOutput, Method
-from reid.parts.backbone import Trunk, build_trunk
+from reid.parts.backbone import build_trunk
 from reid.parts.gem import GeneralisedMean
 from reid.parts.neck import NeckBranch
-from reid.parts.non_local import NonLocal
+from reid.parts.non_local import insert_non_local
 from reid.parts.pooling import global_average
 from reid.parts.recipes import BAG_OF_TRICKS
 
@@ -61,7 +61,8 @@ class Network(Method):
             metric_loss=hard if config.triplet == "hard" else weighted_triplet,
         )
         self.trunk = build_trunk(backbone, layout="stride1", weights=weights)
-        self.non_local = _non_local_blocks(config, self.trunk)
+        if config.non_local != "none":
+            insert_non_local(self.trunk, inner=config.non_local)
         self.head = NeckBranch(
             self.trunk.channels,
             num_ids=num_ids,
@@ -72,31 +73,4 @@ class Network(Method):
 
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
         """The one branch; its `feature` is the vector before the neck."""
-        return {"global": self.head(self.maps(images))}
-
-    def embed(self, images: Tensor) -> Tensor:
-        """What is ranked, [B, embedding_dim]: the vector behind the neck."""
-        embedding: Tensor = self.head(self.maps(images)).embedding
-        return embedding
-
-    def maps(self, images: Tensor) -> Tensor:
-        """The last map of the trunk, walked block by block: the trunk's parameters keep their names."""
-        maps: Tensor = self.trunk.stem(images)
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            for index, block in self.trunk.get_submodule(stage).named_children():
-                maps = block(maps)
-                if f"{stage}_{index}" in self.non_local:
-                    maps = self.non_local[f"{stage}_{index}"](maps)
-        return maps
-
-
-def _non_local_blocks(config: Config, trunk: Trunk) -> nn.ModuleDict:
-    """The non-local blocks, keyed by stage and index of the block of the trunk they follow."""
-    blocks = nn.ModuleDict()
-    if config.non_local == "none":
-        return blocks
-    for stage, channels, count in (("layer2", trunk.stage_channels[1], 2), ("layer3", trunk.stage_channels[2], 3)):
-        inner = channels // 2 if config.non_local == "half" else 1
-        for index in [name for name, _ in trunk.get_submodule(stage).named_children()][-count:]:
-            blocks[f"{stage}_{index}"] = NonLocal(channels, inner=inner)
-    return blocks
+        return {"global": self.head(self.trunk(images))}

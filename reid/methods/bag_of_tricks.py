@@ -61,8 +61,3 @@ class Network(Method):
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
         """The one branch; its `feature` is the vector before the neck."""
         return {"global": self.head(self.trunk(images))}
-
-    def embed(self, images: Tensor) -> Tensor:
-        """What is ranked, [B, embedding_dim]: the vector behind the neck."""
-        embedding: Tensor = self.head(self.trunk(images)).embedding
-        return embedding

@@ -45,10 +45,14 @@ class Method(nn.Module):
                 losses[f"triplet/{name}"] = self.metric_loss(output.feature, labels)
         return losses
 
+    def probes(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Scalars to record beside the losses, computed before the update and without a gradient; here none."""
+        return {}
+
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The losses; wrappers for several devices hook in here."""
         return self.losses(images, labels)
 
     def embed(self, images: Tensor) -> Tensor:
-        """What is ranked, [B, embedding_dim]: the features of all branches side by side."""
-        return torch.cat([output.feature for output in self.branches(images).values()], 1)
+        """What is ranked, [B, embedding_dim]: the embeddings of all branches side by side."""
+        return torch.cat([output.embedding for output in self.branches(images).values()], 1)

@@ -17,8 +17,7 @@ from reid.config import Count, Fraction, Range, Recipe, Settings
 from reid.losses import MetricLossName, metric_loss
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import Layout, build_trunk
-from reid.parts.heads import Branch
-from reid.parts.pooling import global_average
+from reid.parts.heads import global_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +55,7 @@ class Network(Method):
             metric_loss=metric_loss(config.metric_loss, margin=config.margin) if config.triplet else None,
         )
         self.trunk = build_trunk(backbone, layout=config.layout, weights=weights)
-        branch = Branch(self.trunk.channels, config.global_dim, num_ids=num_ids, pool=global_average, fan_mode="fan_in")
-        self.heads = nn.ModuleDict({"global": branch})
+        self.heads = nn.ModuleDict({"global": global_branch(self.trunk.channels, config.global_dim, num_ids=num_ids)})
         self.embedding_dim = config.global_dim
 
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:

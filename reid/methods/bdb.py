@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from reid.config import Count, Fraction, Range, Recipe, Settings
 from reid.losses import MetricLossName, metric_loss
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import build_trunk
 from reid.parts.drop import drop_operator
-from reid.parts.heads import Branch
-from reid.parts.pooling import POOLS, global_average
+from reid.parts.heads import global_branch, part_branch
+from reid.parts.pooling import POOLS
 
 DropOperator = Literal[
     "none",
@@ -102,18 +101,15 @@ class Network(Method):
         self.embedding_dim = 0
         if config.global_branch:
             self.embedding_dim += config.global_dim
-            self.heads["global"] = Branch(
-                channels, config.global_dim, num_ids=num_ids, pool=global_average, fan_mode="fan_in"
-            )
+            self.heads["global"] = global_branch(channels, config.global_dim, num_ids=num_ids)
         if config.drop_branch:
             self.embedding_dim += config.drop_dim
-            self.heads["drop"] = Branch(
+            self.heads["drop"] = part_branch(
                 channels,
                 config.drop_dim,
                 num_ids=num_ids,
+                operator=_drop_operator(config),
                 pool=POOLS[config.drop_pool],
-                fan_mode="fan_out",
-                body=_dropped(config, channels),
             )
 
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
@@ -122,9 +118,7 @@ class Network(Method):
         return {name: head(maps) for name, head in self.heads.items()}
 
 
-def _dropped(config: Config, channels: int) -> nn.Module:
-    """The extra bottleneck, with torch's own initialisation, and the drop operator on its output."""
-    operator = drop_operator(
+def _drop_operator(config: Config) -> nn.Module:
+    return drop_operator(
         config.drop_op, height_ratio=config.rh, width_ratio=config.rw, groups=config.drop_groups, p=config.drop_p
     )
-    return nn.Sequential(Bottleneck(channels, channels // 4), operator)

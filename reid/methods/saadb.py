@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from reid.config import Augment, Count, Fraction, Protocol, Range, Recipe, Schedule, Settings
 from reid.losses import metric_loss
 from reid.methods.base import BranchOutput, Method
 from reid.parts.attention import ChannelAttention, SpatialAttention
 from reid.parts.backbone import build_trunk
-from reid.parts.heads import Branch, Classifier
-from reid.parts.pooling import global_average, global_max
+from reid.parts.heads import Branch, Classifier, global_branch, part_branch
 from reid.parts.salience import DropOrAttend, DropRule, SalientDrop
 
 
@@ -86,16 +84,10 @@ class Network(Method):
         channels, sizes = self.trunk.channels, {"global": config.global_dim, "second": config.second_dim}
         heads: dict[str, Branch] = {}
         if config.global_branch:
-            heads["global"] = Branch(channels, sizes["global"], num_ids=num_ids, pool=global_average, fan_mode="fan_in")
+            heads["global"] = global_branch(channels, sizes["global"], num_ids=num_ids)
         if config.drop or config.attention:
-            heads["second"] = Branch(
-                channels,
-                sizes["second"],
-                num_ids=num_ids,
-                pool=global_max,
-                fan_mode="fan_out",
-                body=nn.Sequential(Bottleneck(channels, channels // 4), _drop_and_attention(config, channels)),
-            )
+            operator = _drop_and_attention(config, channels)
+            heads["second"] = part_branch(channels, sizes["second"], num_ids=num_ids, operator=operator)
         if config.neck == "bn_fixed":
             for name, head in heads.items():
                 head.classifier = NeckClassifier(sizes[name], num_ids)

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from reid.config import Augment, Count, Fraction, Protocol, Range, Recipe, Settings
 from reid.losses import metric_loss
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import build_trunk
 from reid.parts.drop import DropBlock, Gamma, drop_operator
-from reid.parts.heads import Branch
-from reid.parts.pooling import global_average, global_max
+from reid.parts.heads import global_branch, part_branch
 from reid.parts.second_order import ProjectionInit, Scale, SecondOrderAttention, ValueLayers
 
 
@@ -87,36 +85,31 @@ class Network(Method):
         )
         self.trunk = build_trunk(backbone, layout="dilated", weights=weights)
         channels = self.trunk.channels
-        sona = {
-            f"layer{stage}": SecondOrderAttention(
-                self.trunk.stage_channels[stage - 1],
-                scale=config.sona_scale,
-                p_init=config.p_init,
-                values=config.sona_values,
-                slope=config.leaky_slope,
-            )
-            for stage in config.sona_after_stage
+        attention = {
+            stage: _attention(config, self.trunk.stage_channels[stage - 1]) for stage in config.sona_after_stage
         }
-        in_global = sona.pop("layer4", None)
-        self.sona = nn.ModuleDict(sona)
+        in_global = attention.pop(4, None)
+        for stage, module in attention.items():
+            self.trunk.insert_after(f"layer{stage}", module)
         self.heads = nn.ModuleDict()
-        self.heads["global"] = Branch(
-            channels, config.global_dim, num_ids=num_ids, pool=global_average, fan_mode="fan_in", body=in_global
-        )
-        self.heads["local"] = Branch(
-            channels,
-            config.local_dim,
-            num_ids=num_ids,
-            pool=global_max,
-            fan_mode="fan_out",
-            body=nn.Sequential(Bottleneck(channels, channels // 4), _drop_operator(config)),
-        )
+        self.heads["global"] = global_branch(channels, config.global_dim, num_ids=num_ids, body=in_global)
+        self.heads["local"] = part_branch(channels, config.local_dim, num_ids=num_ids, operator=_drop_operator(config))
         self.embedding_dim = config.global_dim + config.local_dim
 
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
         """Both branches, on one map of the trunk."""
-        maps = self.trunk(images, after=self.sona)
+        maps = self.trunk(images)
         return {name: head(maps) for name, head in self.heads.items()}
+
+
+def _attention(config: Config, channels: int) -> SecondOrderAttention:
+    return SecondOrderAttention(
+        channels,
+        scale=config.sona_scale,
+        p_init=config.p_init,
+        values=config.sona_values,
+        slope=config.leaky_slope,
+    )
 
 
 def _drop_operator(config: Config) -> nn.Module:

@@ -15,6 +15,7 @@ from reid.parts.choices import choose
 from reid.parts.weights import read_weights
 
 Layout = Literal["stride2", "stride1", "dilated"]
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,41 @@ class Trunk(nn.Module):
         self.channels: int = inputs
         self.apply(_initialise)
 
-    def forward(self, images: Tensor, *, after: nn.ModuleDict | None = None) -> Tensor:
-        """Images [B, 3, H, W] to the last map [B, channels, H / s, W / s]; s is 32, 16 or 8 by layout.
-
-        Args:
-            images: normalised.
-            after: modules to apply to the map after a stage, keyed `layer1` to `layer4`. They are the caller's: the
-                trunk's own parameters keep their names.
-        """
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W], normalised, to the last map [B, channels, H / s, W / s]; s is 32, 16 or 8 by layout."""
         maps: Tensor = self.stem(images)
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            maps = self.get_submodule(name)(maps)
-            if after is not None and name in after:
-                maps = after[name](maps)
+        for stage in STAGES:
+            maps = self.get_submodule(stage)(maps)
         return maps
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """The maps after each of the four stages; the last is what `forward` returns."""
+        maps = [self.stem(images)]
+        for stage in STAGES:
+            maps.append(self.get_submodule(stage)(maps[-1]))
+        return maps[1:]
+
+    def insert_after(self, place: str, module: nn.Module) -> None:
+        """Let a module act on the map after a stage, `layer2`, or after a block of one, `layer2.3`; it keeps its shape.
+
+        It becomes part of the stage, so that whatever walks or splits the trunk takes it along. The trunk's own
+        parameters keep their names; those of `module` are found under `layer2.3_then`.
+        """
+        stage, _, block = place.partition(".")
+        children = OrderedDict(self.get_submodule(stage).named_children())
+        after = block or next(reversed(children))
+        items = list(children.items())
+        items.insert(list(children).index(after) + 1, (f"{after}_then", module))
+        self.add_module(stage, nn.Sequential(OrderedDict(items)))
+
+    def split(self, place: str) -> tuple[nn.Sequential, nn.Sequential]:
+        """The layers up to the end of a stage, `layer2`, or of one of its blocks, `layer3.0`, and those behind it."""
+        chain: list[tuple[str, nn.Module]] = [("stem", self.stem)]
+        for stage in STAGES:
+            chain += [(f"{stage}_{name}", block) for name, block in self.get_submodule(stage).named_children()]
+        end = place.replace(".", "_")
+        cut = 1 + max(index for index, (name, _) in enumerate(chain) if f"{name}_".startswith(f"{end}_"))
+        return nn.Sequential(OrderedDict(chain[:cut])), nn.Sequential(OrderedDict(chain[cut:]))
 
 
 def build_trunk(backbone: str, *, layout: Layout = "stride1", weights: str | None = None) -> Trunk:

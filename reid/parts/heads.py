@@ -9,8 +9,9 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
-from reid.parts.pooling import Pool
+from reid.parts.pooling import Pool, global_average, global_max
 
 FanMode = Literal["fan_in", "fan_out"]
 
@@ -19,11 +20,13 @@ FanMode = Literal["fan_in", "fan_out"]
 class BranchOutput:
     """What a branch says of a batch, the same in training and at test.
 
-    `feature` [B, D] is what the metric loss sees and what is ranked; `logits` [B, num_ids] are the classifier's scores.
+    `feature` [B, D] is what the metric loss sees; `logits` [B, num_ids] are the classifier's scores; `embedding` [B, D]
+    is what is ranked: the feature itself, or what lies behind a neck.
     """
 
     feature: Tensor
     logits: Tensor
+    embedding: Tensor
 
 
 class Reduction(nn.Module):
@@ -86,4 +89,23 @@ class Branch(nn.Module):
     def forward(self, maps: Tensor) -> BranchOutput:
         """Read the trunk's map [B, channels, H, W]."""
         feature = self.reduction(self.pool(self.body(maps)))
-        return BranchOutput(feature=feature, logits=self.classifier(feature))
+        return BranchOutput(feature=feature, logits=self.classifier(feature), embedding=feature)
+
+
+def global_branch(channels: int, features: int, *, num_ids: int, body: nn.Module | None = None) -> Branch:
+    """BDB's global branch: average pooling, and a reduction that its authors wrote as a convolution."""
+    return Branch(channels, features, num_ids=num_ids, pool=global_average, fan_mode="fan_in", body=body)
+
+
+def part_branch(channels: int, features: int, *, num_ids: int, operator: nn.Module, pool: Pool = global_max) -> Branch:
+    """BDB's second branch: one more bottleneck block, with torch's own initialisation, an operator, the maximum.
+
+    Args:
+        channels: channels of the trunk's map.
+        features: size D of the branch's feature.
+        num_ids: training identities.
+        operator: what hides or weights parts of the bottleneck's map in training.
+        pool: the global pooling.
+    """
+    body = nn.Sequential(Bottleneck(channels, channels // 4), operator)
+    return Branch(channels, features, num_ids=num_ids, pool=pool, fan_mode="fan_out", body=body)

@@ -3,7 +3,6 @@
 Luo et al., "Bag of Tricks and A Strong Baseline for Deep Person Re-identification" (CVPR workshops 2019), section 3.6.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,13 +11,6 @@ from reid.parts.heads import BranchOutput, Classifier
 from reid.parts.pooling import Pool
 
 Neck = Literal["bn", "none"]
-
-
-@dataclass(frozen=True)
-class NeckOutput(BranchOutput):
-    """An output whose `feature` is for the metric loss alone; `embedding` [B, D], behind the neck, is ranked."""
-
-    embedding: Tensor
 
 
 class NeckClassifier(Classifier):
@@ -50,8 +42,8 @@ class NeckBranch(nn.Module):
             self.neck.bias.requires_grad_(False)
         self.classifier = NeckClassifier(channels, num_ids)
 
-    def forward(self, maps: Tensor) -> NeckOutput:
+    def forward(self, maps: Tensor) -> BranchOutput:
         """Read the trunk's map [B, channels, H, W]."""
         feature = self.pool(maps)
         embedding = self.neck(feature)
-        return NeckOutput(feature=feature, logits=self.classifier(embedding), embedding=embedding)
+        return BranchOutput(feature=feature, logits=self.classifier(embedding), embedding=embedding)

@@ -3,7 +3,11 @@
 Wang et al., "Non-local Neural Networks" (CVPR 2018), equations 1, 4 and 6.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
+
+from reid.parts.backbone import Trunk
 
 
 class NonLocal(nn.Module):
@@ -33,3 +37,15 @@ class NonLocal(nn.Module):
         found = (g @ phi.transpose(1, 2) / g.shape[2]) @ theta
         added: Tensor = self.norm(self.w(found.unflatten(2, maps.shape[2:])))
         return maps + added
+
+
+def insert_non_local(trunk: Trunk, *, inner: Literal["half", "single"]) -> None:
+    """Put blocks where AGW has them: after the last two blocks of layer2 and the last three of layer3, or all of them.
+
+    Args:
+        trunk: is changed.
+        inner: channels of theta, phi and g: half of the map's, or a single one as in AGW's public code.
+    """
+    for stage, channels, count in (("layer2", trunk.stage_channels[1], 2), ("layer3", trunk.stage_channels[2], 3)):
+        for index in [name for name, _ in trunk.get_submodule(stage).named_children()][-count:]:
+            trunk.insert_after(f"{stage}.{index}", NonLocal(channels, inner=channels // 2 if inner == "half" else 1))

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from reid.parts.chance import happens
+
 DropRule = Literal["max_frac", "top_frac"]
 
 
@@ -53,7 +55,7 @@ class DropOrAttend(nn.Module):
         """Maps [B, C, H, W] to the same shape."""
         if not self.training and not self.attend_at_test:
             return maps
-        layer = self.drop if self.training and _happens(self.drop_probability) else self.attend
+        layer = self.drop if self.training and happens(self.drop_probability) else self.attend
         chosen: Tensor = layer(maps)
         return chosen
 
@@ -71,15 +73,3 @@ def most_salient(salience: Tensor, frac: float) -> Tensor:
     flat = salience.flatten(1)
     rank = flat.argsort(dim=1, descending=True, stable=True).argsort(1)
     return (rank < round(frac * flat.shape[1])).reshape(salience.shape)
-
-
-@torch.library.custom_op("reid::happens", mutates_args=())
-def _happens(probability: float) -> bool:
-    """One draw from torch's default generator on the CPU: it selects code, and no device is waited for."""
-    return torch.rand((), device="cpu").item() < probability
-
-
-@_happens.register_fake
-def _(probability: float) -> bool:
-    """For tensors without values, the likelier one. This is why it is an operator: a plain draw would have no value."""
-    return probability > 0.5

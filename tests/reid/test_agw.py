@@ -11,8 +11,9 @@ from reid import methods
 from reid.losses import hard_triplet, weighted_triplet
 from reid.methods.base import Method
 from reid.parts.gem import GeneralisedMean
+from reid.parts.non_local import NonLocal
 
-PLACES = ["layer2_2", "layer2_3", "layer3_3", "layer3_4", "layer3_5"]
+PLACES = ["layer2.2", "layer2.3", "layer3.3", "layer3.4", "layer3.5"]
 
 
 def small(variant: str = "default", *, backbone: str = "resnet10_w16", **overrides: Any) -> Method:
@@ -26,7 +27,11 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def non_local_places(method: Method) -> list[str]:
-    return [name for name, _ in method.get_submodule("non_local").named_children()]
+    return [
+        name.removeprefix("trunk.").removesuffix("_then")
+        for name, module in method.named_modules()
+        if isinstance(module, NonLocal)
+    ]
 
 
 # ---- the weighted regularised triplet loss
@@ -90,18 +95,18 @@ def test_size_on_resnet50_with_market_identities(variant: str, inner: tuple[int,
 
 
 def test_a_smaller_trunk_has_a_block_after_each_of_its_own() -> None:
-    assert non_local_places(small(backbone="resnet18")) == ["layer2_0", "layer2_1", "layer3_0", "layer3_1"]
+    assert non_local_places(small(backbone="resnet18")) == ["layer2.0", "layer2.1", "layer3.0", "layer3.1"]
 
 
 @torch.no_grad()
 def test_at_the_start_the_blocks_change_nothing_and_later_they_do() -> None:
     method, (images, _) = small().eval(), batch()
-    trunk: Any = method.get_submodule("trunk")
-    pooled = GeneralisedMean(3.0)(trunk(images))
+    plain = small("no_non_local").eval().get_submodule("trunk")
+    pooled = GeneralisedMean(3.0)(plain(images))
     torch.testing.assert_close(method.branches(images)["global"].feature, pooled)
     for place in non_local_places(method):
         before = method.branches(images)["global"].feature
-        method.get_parameter(f"non_local.{place}.norm.weight").fill_(100.0)
+        method.get_parameter(f"trunk.{place}_then.norm.weight").fill_(100.0)
         assert not torch.allclose(method.branches(images)["global"].feature, before)
 
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from reid.config import Schedule
 from reid.schedules import learning_rate
 
-PUBLISHED = {"S1": (400, 1e-3), "S2": (150, 1e-2), "S3": (120, 3.5e-4), "S4": (60, 3.5e-4)}
+PUBLISHED = {
+    "S1": (400, 1e-3),
+    "S2": (150, 1e-2),
+    "S2_flat": (150, 1e-2),
+    "S2_eq6": (150, 1e-2),
+    "S3": (120, 3.5e-4),
+    "S4": (60, 3.5e-4),
+}
 
 
 def published(name: str, epoch: int) -> float:
@@ -29,6 +36,12 @@ def published(name: str, epoch: int) -> float:
         ("S2", range(61, 91), 5e-3),
         ("S2", range(91, 121), 2.5e-3),
         ("S2", range(121, 151), 1.25e-3),
+        ("S2_flat", range(1, 61), 1e-2),
+        ("S2_flat", range(61, 91), 5e-3),
+        ("S2_eq6", range(1, 2), 3e-5),
+        ("S2_eq6", range(10, 11), 3e-4),
+        ("S2_eq6", range(11, 61), 1e-2),
+        ("S2_eq6", range(121, 151), 1.25e-3),
         ("S3", range(1, 2), 3.5e-5),
         ("S3", range(10, 41), 3.5e-4),
         ("S3", range(41, 71), 3.5e-5),

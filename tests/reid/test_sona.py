@@ -13,6 +13,7 @@ from reid import methods
 from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule, to_dict
 from reid.methods.base import Method
 from reid.parts.pooling import global_average, global_max
+from reid.parts.second_order import SecondOrderAttention
 
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
 ROWS = {
@@ -49,7 +50,7 @@ def test_size_on_resnet50_with_market_identities(variant: str, millions: float) 
     with torch.device("meta"):
         method = methods.build("sona", variant, num_ids=751).eval()
         images = torch.empty(2, 3, 384, 128)
-        assert layer(method, "trunk")(images, after=layer(method, "sona")).shape == (2, 2048, 48, 16)
+        assert layer(method, "trunk")(images).shape == (2, 2048, 48, 16)
         embedding = method.embed(images)
     assert sum(p.numel() for p in method.parameters()) / 1e6 == pytest.approx(millions, abs=5e-4)
     assert embedding.shape == (2, method.embedding_dim) == (2, 1536)
@@ -93,7 +94,12 @@ def test_the_recipe_is_that_of_the_paper() -> None:
 )
 def test_attention_is_where_the_variant_says(variant: str, in_trunk: dict[str, int], in_global: str) -> None:
     method = small(variant)
-    assert {key: child.p.out_channels for key, child in layer(method, "sona").items()} == in_trunk
+    inserted = {
+        name.split(".")[0]: module.p.out_channels
+        for name, module in layer(method, "trunk").named_modules()
+        if isinstance(module, SecondOrderAttention)
+    }
+    assert inserted == in_trunk
     assert type(layer(method, "heads.global.body")).__name__ == in_global
 
 
@@ -148,12 +154,12 @@ def test_the_drop_operator_takes_its_settings(overrides: dict[str, Any], attribu
 
 def test_settings_reach_the_attention() -> None:
     published, other = small(), small(sona_scale="sqrt", p_init="default", sona_values="like_theta", leaky_slope=0.2)
-    assert layer(published, "sona.layer2").scale == pytest.approx(64**-1.5)
-    assert layer(other, "sona.layer2").scale == pytest.approx(64**-0.5)
-    assert layer(other, "sona.layer2.theta.2").negative_slope == 0.2
-    assert layer(other, "sona.layer2.p").weight.any()
-    assert not layer(published, "sona.layer2.p").weight.any()
-    assert isinstance(layer(other, "sona.layer2.g"), nn.Sequential)
+    assert layer(published, "trunk.layer2.0_then").scale == pytest.approx(64**-1.5)
+    assert layer(other, "trunk.layer2.0_then").scale == pytest.approx(64**-0.5)
+    assert layer(other, "trunk.layer2.0_then.theta.2").negative_slope == 0.2
+    assert layer(other, "trunk.layer2.0_then.p").weight.any()
+    assert not layer(published, "trunk.layer2.0_then.p").weight.any()
+    assert isinstance(layer(other, "trunk.layer2.0_then.g"), nn.Sequential)
 
 
 def test_dimensions_and_losses_take_their_settings() -> None:

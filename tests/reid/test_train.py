@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from reid import methods
 from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule, TrialConfig
 from reid.data.augment import to_float
 from reid.data.dataset import ReidData
+from reid.methods.base import Method
 from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, train
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
@@ -128,6 +130,36 @@ def test_bf16_trains_too(tiny_data: ReidData) -> None:
     _, rounded = run(config(precision="bf16"), tiny_data)
     assert rounded[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.1)
     assert rounded != exact
+
+
+def test_momentum_may_start_anew_every_epoch(tiny_data: ReidData) -> None:
+    _, kept = run(config(optimiser=Optimiser(name="sgd")), tiny_data)
+    _, reset = run(config(optimiser=Optimiser(name="sgd", reset=True)), tiny_data)
+    assert reset[0] == kept[0]  # nothing to forget yet
+    assert reset[1] != kept[1]
+
+
+def test_probes_are_recorded_and_change_nothing(tiny_data: ReidData, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plain = run(config(), tiny_data)
+
+    def probes(method: Method, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        assert not torch.is_grad_enabled()
+        assert method.training
+        return {"probe/mean": images.mean() + 1000}
+
+    monkeypatch.setattr(Method, "probes", probes)
+    _, probed = run(config(), tiny_data)
+    assert [line.pop("probe/mean") > 900 for line in probed] == [True] * 4
+    assert probed == plain
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_the_classifiers_initial_spread_can_be_set(method: str) -> None:
+    trial = config(method, classifier_std=0.02, backbone="resnet14_w16")
+    torch.manual_seed(0)
+    weights = [value for name, value in build_method(trial, 50).named_parameters() if value.shape[-2:-1] == (50,)]
+    assert weights
+    assert [value.std().item() for value in weights] == pytest.approx([0.02] * len(weights), rel=0.05)
 
 
 def test_divergence_names_the_epoch(tiny_data: ReidData) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from reid.config import Augment
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD, augment, to_float
+from reid.config import IMAGENET_MEAN, IMAGENET_STD, Augment
+from reid.data.augment import augment, to_float
 
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 OFF = Augment(flip=0.0, cutout_size=4)

@@ -94,12 +94,40 @@ def test_the_demonstration_trunk_of_bottleneck_blocks_has_every_layout(layout: L
     assert trunk.stage_channels == (64, 128, 256, 512)
 
 
-def test_modules_can_be_inserted_after_stages() -> None:
-    trunk = build_trunk("resnet10_w16").eval()
-    after = nn.ModuleDict({"layer2": nn.Tanh(), "layer4": nn.Sigmoid()})
-    images = torch.randn(1, 3, 64, 32)
-    second = trunk.layer2(trunk.layer1(trunk.stem(images))).tanh()
-    torch.testing.assert_close(trunk(images, after=after), trunk.layer4(trunk.layer3(second)).sigmoid())
+@torch.no_grad()
+def test_the_maps_of_all_stages_come_from_one_pass() -> None:
+    trunk, images = build_trunk("resnet10_w16").eval(), torch.randn(1, 3, 64, 32)
+    maps = trunk.stages(images)
+    assert [each.shape[1] for each in maps] == list(trunk.stage_channels)
+    assert torch.equal(maps[1], trunk.layer2(trunk.layer1(trunk.stem(images))))
+    assert torch.equal(maps[3], trunk(images))
+
+
+@torch.no_grad()
+def test_a_module_acts_on_the_map_after_a_stage_or_a_block() -> None:
+    trunk, images = build_trunk("resnet18").eval(), torch.randn(1, 3, 64, 32)
+    before = dict(trunk.named_parameters())
+    stages: Any = trunk
+    first = stages.layer2[1](stages.layer2[0](stages.layer1(stages.stem(images))).tanh())
+    expected = stages.layer4(stages.layer3(first)).sigmoid()
+    trunk.insert_after("layer2.0", nn.Tanh())
+    trunk.insert_after("layer4", nn.Sigmoid())
+    torch.testing.assert_close(trunk(images), expected)
+    assert dict(trunk.named_parameters()) == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("place", "last", "first"),
+    [("layer2", "layer2_1_then", "layer3_0"), ("layer3.0", "layer3_0", "layer3_1"), ("layer3", "layer3_1", "layer4_0")],
+)
+def test_a_trunk_splits_after_a_stage_or_a_block(place: str, last: str, first: str) -> None:
+    trunk, images = build_trunk("resnet18").eval(), torch.randn(1, 3, 64, 32)
+    trunk.insert_after("layer2", nn.Tanh())
+    shared, rest = trunk.split(place)
+    assert [name for name, _ in shared.named_children()][-1] == last
+    assert next(name for name, _ in rest.named_children()) == first
+    assert torch.equal(rest(shared(images)), trunk(images))
 
 
 def test_initialisation_is_he_normal_and_follows_torchs_seed() -> None:
