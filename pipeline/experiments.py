@@ -91,9 +91,10 @@ class Search(Section):
 class Experiment(Section):
     """A table of a paper, or a search with the rows that report it.
 
-    `published` is the stem of the CSV with the printed numbers, `datasets` those of its data sets that are shown, the
-    most relevant first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the
-    rows that only the paper has, in its order.
+    `published` is the stem of the CSV with the printed numbers, or several of them (see `pipeline.published.load`);
+    null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
+    first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the rows that only
+    the paper has, in its order.
     """
 
     name: Name

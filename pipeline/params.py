@@ -3,19 +3,29 @@
 DVC reads the same file to see what a stage depends on, so a section has its stage's name.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
 from pipeline import experiments
-from pipeline.strict import Distinct, Name, ParamsError, Section, override, read_yaml, redact, unknown, validate
-from reid.config import Count, Range, Recipe, Settings, TrialConfig
+from pipeline.strict import (
+    Distinct,
+    Name,
+    ParamsError,
+    Section,
+    nearest,
+    override,
+    read_yaml,
+    unknown,
+    validate,
+)
+from reid.config import Count, Range, Recipe, Settings, TrialConfig, flatten, to_dict
 from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
 
-__all__ = ["Params", "ParamsError", "Prepare", "Profile", "Split", "Sweep", "Tracking", "load", "override", "redact"]
+__all__ = ["Params", "ParamsError", "Prepare", "Profile", "Split", "Sweep", "Tracking", "load", "overridden", "scaled"]
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address that starts with http:// or https://"]
 
@@ -57,9 +67,13 @@ class Tracking(Section):
 
 
 class Profile(Section):
-    """A scale to run at: dotted paths of `recipe.*` and the values that replace the methods' own."""
+    """A scale to run at: dotted paths and the values that replace the methods' own; `scaled` says how.
+
+    `overrides`: of `recipe.*`, for every method. `methods`: by method, of `recipe.*` and `model.*`.
+    """
 
     overrides: dict[str, Any]
+    methods: dict[Name, dict[str, Any]]
 
 
 class Params(Section):
@@ -98,13 +112,80 @@ def _unknown_names(params: Params) -> list[str]:
     return [f"{key} {unknown(name, known)}" for key, wanted, known in chosen for name in wanted if name not in known]
 
 
+def overridden(config: TrialConfig, changes: Mapping[str, Any], *, where: str, **options: Any) -> TrialConfig:
+    """As `pipeline.strict.override`, and the backbone must be one there is.
+
+    Raises:
+        ParamsError: one line for every unknown path and every value that is not allowed there.
+    """
+    from reid.parts.backbone import BACKBONES  # imports torch, for which commands that train nothing need not wait
+
+    changed = override(config, changes, where=where, **options)
+    if changed.recipe.backbone not in BACKBONES:
+        raise ParamsError([f"{where}: recipe.backbone {unknown(changed.recipe.backbone, BACKBONES)}"])
+    return changed
+
+
+def scaled(config: TrialConfig, profile: Profile, *, default: Settings, where: str) -> TrialConfig:
+    """A variant's configuration at a profile's scale.
+
+    The profile's `overrides` come first, then those of the method. Of these, a value of `model.*` stands for the
+    method's default alone: where the variant departs from the default, that is what the variant is, and it stays.
+
+    Args:
+        config: the method's recipe with the variant's model.
+        profile: the scale.
+        default: the model of the method's variant `default`.
+        where: the profile's dotted path, what each problem's line starts with.
+
+    Raises:
+        ParamsError: one line for every unknown path and every value that is not allowed there.
+    """
+    shared = overridden(config, profile.overrides, where=f"{where}.overrides", sections=("recipe",))
+    if config.method not in profile.methods:
+        return shared
+    own, usual = (dict(flatten(to_dict(model), "model.")) for model in (config.model, default))
+    changes = profile.methods[config.method]
+    kept = {path for path in changes if path in own and own[path] != usual[path]}
+    changes = {path: value for path, value in changes.items() if path not in kept}
+    return overridden(shared, changes, where=f"{where}.methods.{config.method}")
+
+
 def _bad_profiles(params: Params) -> list[str]:
-    """Problems of all profiles, the unselected ones too, found on the default recipe: every method has its fields."""
+    """Problems of all profiles, the unselected ones too."""
+    return [
+        problem for name, profile in params.profiles.items() for problem in _bad_profile(profile, f"profiles.{name}")
+    ]
+
+
+def _bad_profile(profile: Profile, where: str) -> Iterator[str]:
+    """Problems of the shared overrides, on the default recipe, which has every method's fields; then each method's."""
+    from reid import methods
+
     shared = TrialConfig(method="any", model=Settings(), recipe=Recipe())
-    problems: list[str] = []
-    for name, profile in params.profiles.items():
-        try:
-            override(shared, profile.overrides, where=f"profiles.{name}.overrides", sections=("recipe",))
-        except ParamsError as error:
-            problems += error.problems
-    return problems
+    yield from _problems(shared, profile, Settings(), where)
+    for method in profile.methods:
+        if method in methods.names():
+            own = profile.model_copy(update={"overrides": {}})
+            yield from _bad_method(method, own, variants=methods.variants(method), where=where)
+        else:
+            close = nearest(method, methods.names(), prefix=f"{where}.methods.")
+            yield f"{where}.methods.{method} is unknown{close or '; allowed: ' + ', '.join(methods.names())}"
+
+
+def _bad_method(method: str, profile: Profile, *, variants: Mapping[str, Settings], where: str) -> list[str]:
+    """Problems of one method's overrides on its default; else those that only a variant has, the variant named."""
+    found = {
+        name: _problems(TrialConfig(method=method, model=model, recipe=Recipe()), profile, variants["default"], where)
+        for name, model in variants.items()
+    }
+    rest = [f"{problem} (variant {name})" for name, problems in found.items() for problem in problems]
+    return found["default"] or rest
+
+
+def _problems(config: TrialConfig, profile: Profile, default: Settings, where: str) -> list[str]:
+    try:
+        scaled(config, profile, default=default, where=where)
+    except ParamsError as error:
+        return list(error.problems)
+    return []

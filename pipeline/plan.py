@@ -10,12 +10,11 @@ from typing import Any
 
 from pipeline import keys
 from pipeline.experiments import Experiment, Row, Search, Space, Value
-from pipeline.params import Params
+from pipeline.params import Params, overridden, scaled
 from pipeline.strict import ParamsError, override, redact, unknown
 from reid import methods
 from reid.config import Settings, TrialConfig, flatten, to_dict
 from reid.data.readers import readers
-from reid.parts.backbone import BACKBONES
 
 Digests = Mapping[str, str]  # of a data set, by what a trial is evaluated on: "val" or "test"
 
@@ -166,7 +165,8 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
 def resolve(params: Params, experiments: Sequence[Experiment]) -> dict[str, list[TrialConfig | None]]:
     """The configuration of every row, None for others' rows; needs no data, so it can be checked before there is any.
 
-    A row starts from its method's recipe, then come the profile's overrides, then its own; the model is the variant's.
+    A row starts from its method's recipe and its variant's model; then come the profile's overrides for all methods,
+    those for its method, which leave alone what makes the variant one (`pipeline.params.scaled`), and the row's own.
 
     Raises:
         ParamsError: one line for everything that is wrong.
@@ -223,23 +223,16 @@ def _resolved(row: Row, params: Params, *, where: str) -> TrialConfig:
     if row.variant not in variants:
         raise ParamsError([f"{where}.variant {unknown(row.variant, variants)}"])
     config = TrialConfig(method=method, model=variants[row.variant], recipe=methods.recipe(method))
-    profile = params.profiles[params.profile].overrides
-    config = _overridden(config, profile, where=f"profiles.{params.profile}.overrides", sections=("recipe",))
-    return _overridden(config, row.overrides, where=f"{where}.overrides")
-
-
-def _overridden(config: TrialConfig, changes: Mapping[str, Any], **options: Any) -> TrialConfig:
-    changed = override(config, changes, **options)
-    if changed.recipe.backbone not in BACKBONES:
-        raise ParamsError([f"{options['where']}: recipe.backbone {unknown(changed.recipe.backbone, BACKBONES)}"])
-    return changed
+    profile, default = params.profiles[params.profile], variants["default"]
+    config = scaled(config, profile, default=default, where=f"profiles.{params.profile}")
+    return overridden(config, row.overrides, where=f"{where}.overrides")
 
 
 def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:
     """Every value a search may take must be allowed; a range is allowed when both its ends are."""
     for path, space in search.space.items():
         for value in space.choices if space.choices is not None else (space.low, space.high):
-            override(config, {path: value}, where=where)
+            overridden(config, {path: value}, where=where)
 
 
 def _planned(row: Row, config: TrialConfig | None, params: Params, data: Mapping[str, Digests]) -> PlannedRow:
@@ -293,8 +286,14 @@ def _as_float(space: Space) -> Space:
 
 
 def _variant(method: str, model: Settings) -> str:
-    """The first variant of a method with this configuration, so that a trial's name depends on the trial alone."""
-    return next((name for name, settings in methods.variants(method).items() if settings == model), "custom")
+    """The variant that a configuration is, or `<variant>-custom` for the nearest: a name from the trial alone."""
+    own, variants = to_dict(model), methods.variants(method)
+
+    def departures(name: str) -> int:
+        return sum(value != own[field] for field, value in to_dict(variants[name]).items())
+
+    nearest = min(variants, key=departures)
+    return f"{nearest}-custom" if departures(nearest) else nearest
 
 
 def _row_json(planned: PlannedRow, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:

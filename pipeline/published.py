@@ -6,8 +6,8 @@ that finds nothing, or two numbers, is an error: a table never shows a guess.
 
 import csv
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _COLUMNS = (
@@ -50,17 +50,18 @@ class Printed:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """One table of a paper.
+    """One table of a paper, or several read as one.
+
+    `sources`: paper and table of each, `BDB, Table 1`. `dashes`: the methods whose table prints dashes.
 
     A data set is asked for by its name, or, where the table prints several protocols of it, by name and some words of
     the protocol: `CUHK03-NP: detected`, `VehicleID: small`.
     """
 
     file: str
-    paper: str
-    table: str
+    sources: tuple[str, ...]
     numbers: tuple[Printed, ...]
-    dashes: int
+    dashes: frozenset[str]
 
     def find(self, *, method: str, dataset: str, metric: str) -> Printed | None:
         """The number a paper prints for a method, or None where it prints a dash.
@@ -76,7 +77,7 @@ class PublishedTable:
         found = [number for number in _selected(of_method, dataset) if number.metric == metric]
         if len(found) > 1:
             raise PublishedError(self._ambiguous(found, dataset))
-        if not found and not self.dashes:
+        if not found and method not in self.dashes:
             raise PublishedError(
                 f"{self.file}: {method!r} has no {metric} on {dataset!r}, "
                 "and by index.csv the paper prints no dash in this table"
@@ -122,11 +123,19 @@ class PublishedTable:
 
 
 def load(folder: Path, stem: str) -> PublishedTable:
-    """Read `<folder>/<stem>.csv`.
+    """Read `<folder>/<stem>.csv`; of several stems, `bdb_table1+han_tableii`, all as one table.
+
+    There a method's name begins with its table's, `han_tableii: Ours`, and its reference names the paper and table.
 
     Raises:
         PublishedError: there is no such file, its columns are others, or a number is no number.
     """
+    stems = stem.split("+")
+    tables = [_load(folder, item) for item in stems]
+    return tables[0] if len(tables) == 1 else _together(stems, tables)
+
+
+def _load(folder: Path, stem: str) -> PublishedTable:
     path = folder / f"{stem}.csv"
     if not path.is_file():
         known = [other.stem for other in sorted(folder.glob("*.csv")) if other.stem != "index"]
@@ -139,10 +148,23 @@ def load(folder: Path, stem: str) -> PublishedTable:
         raise PublishedError(f"{path}: no rows")
     return PublishedTable(
         file=path.name,
-        paper=rows[0]["paper"],
-        table=rows[0]["table"],
+        sources=(f"{rows[0]['paper']}, {rows[0]['table']}",),
         numbers=numbers,
-        dashes=_dashes(folder, path.name),
+        dashes=frozenset(row["method"] for row in rows) if _dashes(folder, path.name) else frozenset(),
+    )
+
+
+def _together(stems: Sequence[str], tables: Sequence[PublishedTable]) -> PublishedTable:
+    named = list(zip(stems, tables, strict=True))
+    return PublishedTable(
+        file="+".join(table.file for table in tables),
+        sources=tuple(source for table in tables for source in table.sources),
+        numbers=tuple(
+            replace(number, method=f"{stem}: {number.method}", reference=table.sources[0])
+            for stem, table in named
+            for number in table.numbers
+        ),
+        dashes=frozenset(f"{stem}: {method}" for stem, table in named for method in table.dashes),
     )
 
 

@@ -248,9 +248,9 @@ def notes(table: Table) -> list[str]:
 
 
 def title(table: Table) -> str:
-    """The experiment's title, after the paper's own table where it repeats one."""
-    own = table.experiment.title
-    return f"{table.printed.paper}, {table.printed.table}: {own}" if table.printed else own
+    """The experiment's title, after the paper's own table where it repeats just one."""
+    sources = table.printed.sources if table.printed else ()
+    return f"{sources[0]}: {table.experiment.title}" if len(sources) == 1 else table.experiment.title
 
 
 def summary(table: Table) -> str:
@@ -284,7 +284,7 @@ def _source(table: Table) -> list[tuple[str, str]]:
     if table.printed is None or not shown:
         return []
     protocols = dict.fromkeys(protocol for title in shown for protocol in table.printed.protocols(title))
-    return [("Published", f"{table.printed.paper}, {table.printed.table} ({'; '.join(protocols)})")]
+    return [("Published", f"{'; '.join(table.printed.sources)} ({'; '.join(protocols)})")]
 
 
 def _spread(values: Iterable[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import filelock
 
 from pipeline import experiments, export, provenance
 from pipeline.agenda import Agenda
-from pipeline.params import Params, load
+from pipeline.params import Params, ParamsError, load
 from pipeline.plan import Plan, expand
 from pipeline.progress import Sight
 from pipeline.store import TrialStore
@@ -74,6 +75,7 @@ def _plan(root: Path, params: Params) -> Plan:
 def _run(root: Path, params: Params, plan: Plan) -> int:
     store = TrialStore(root / params.sweep.store)
     agenda = Agenda(plan, store)
+    _check(agenda)
     tracker = Tracker(params.tracking.uri, params.tracking.experiment, root)
     with tracker.sweep(params.profile, store):
         if not agenda.finished():
@@ -81,6 +83,25 @@ def _run(root: Path, params: Params, plan: Plan) -> int:
         tracker.sync(agenda.declared.values())
     export.write(root / "results", params, plan, agenda, tracker)
     return _verdict(agenda)
+
+
+def _check(agenda: Agenda) -> None:
+    """Rehearse every configuration that is to be trained, so that a misfit costs seconds and not a night.
+
+    Raises:
+        ParamsError: one line for every configuration that cannot take its first step.
+    """
+    from reid.rehearsal import rehearse
+
+    configurations = {replace(trial.config, seed=0): trial.name for trial in agenda.unfinished()}
+    problems = []
+    for config, name in configurations.items():
+        try:
+            rehearse(config)
+        except (ValueError, RuntimeError) as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ParamsError(problems)
 
 
 def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker) -> None:

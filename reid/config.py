@@ -87,7 +87,9 @@ class Sampler(Settings):
 class Augment(Settings):
     """Training-time augmentation, each as the probability of applying it to an image (0 is off).
 
-    `cutout`: one `cutout_size` x `cutout_size` square inside the image (BDB's code: p = 0.5, 64 pixels at 384 x 128).
+    `cutout`: one `cutout_size` x `cutout_size` square (BDB's code: p = 0.5, 64 pixels at 384 x 128). `cutout_at`: all
+    of it `inside` the image, as in that code, or `clipped` at the border with its centre anywhere (DeVries and Taylor,
+    who cut out of every image).
     `random_erasing`: Zhong et al., area 2 to 40 %, aspect 0.3 to 1/0.3. Both fill with the mean colour.
     `crop_padding`: pad by that many pixels and crop back at random (Bag of Tricks: 10); 0 is off.
     """
@@ -96,6 +98,7 @@ class Augment(Settings):
     crop_padding: Annotated[int, Range(0)] = 0
     cutout: Fraction = 0.0
     cutout_size: Count = 64
+    cutout_at: Literal["inside", "clipped"] = "inside"
     random_erasing: Fraction = 0.0
 
 

@@ -10,10 +10,10 @@ from typing import Concatenate, Literal, ParamSpec
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MetricLoss = Callable[[Tensor, Tensor], Tensor]
-MetricLossName = Literal["hard_triplet", "lifted", "margin", "histogram"]
+MetricLossName = Literal["hard_triplet", "lifted", "margin", "margin_learned", "histogram"]
 
 _P = ParamSpec("_P")
 _Loss = Callable[Concatenate[Tensor, Tensor, _P], Tensor]
@@ -102,41 +102,67 @@ def lifted_structure(features: Tensor, labels: Tensor, *, margin: float = 1.0) -
 
 
 @_in_float32
-def distance_weighted_margin(features: Tensor, labels: Tensor, *, alpha: float = 0.2, beta: float = 1.2) -> Tensor:
+def distance_weighted_margin(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 0.2,
+    beta: float | Tensor = 1.2,
+    upper_cut: float | None = None,
+) -> Tensor:
     """Margin loss relu(alpha + y * (d - beta)) with distance-weighted negatives, averaged over the terms above zero.
 
     Source: Wu et al., "Sampling Matters in Deep Embedding Learning" (ICCV 2017), section 4. Every ordered positive pair
     counts (y = 1); each image draws as many negatives (y = -1) as it has positives, without replacement, with weights
     inverse to the density of distances on the unit sphere, from torch's default generator.
 
-    NOTE the paper also learns beta and ignores negatives farther than 1.4; here beta is fixed and none is ignored.
+    NOTE as in BDB's code, beta is fixed and no negative ignored; `LearnedMargin` is the paper's form.
 
     Args:
         features: [B, D], normalised here.
         labels: [B].
         alpha: the margin on either side of the boundary.
         beta: the boundary between positive and negative distances.
+        upper_cut: negatives farther than this are not drawn.
     """
     distances = _distances(F.normalize(features))
     same = _same(labels)
     positives = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    negatives = _sampled_negatives(distances.detach(), same, dimensions=features.shape[1], counts=positives.sum(1))
+    never = same if upper_cut is None else same | (distances > upper_cut)
+    negatives = _sampled_negatives(distances.detach(), never, dimensions=features.shape[1], counts=positives.sum(1))
     pulled = F.relu(alpha + distances - beta) * positives
     pushed = F.relu(alpha - distances + beta) * negatives
     active = _count(pulled > 0, pushed > 0)
     return (pulled.sum() + pushed.sum()) / active
 
 
-def _sampled_negatives(distances: Tensor, same: Tensor, *, dimensions: int, counts: Tensor) -> Tensor:
+class LearnedMargin(nn.Module):
+    """The margin loss as Wu et al. have it: beta is learned from 1.2 on, negatives farther than 1.4 are not drawn.
+
+    NOTE one beta for all identities, and no term that pulls on it (the paper's nu is 0).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(1.2))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """See `distance_weighted_margin`."""
+        return distance_weighted_margin(features, labels, beta=self.beta, upper_cut=1.4)
+
+
+def _sampled_negatives(distances: Tensor, never: Tensor, *, dimensions: int, counts: Tensor) -> Tensor:
     """For each row, `counts` different negatives drawn with the weights of Wu et al., as a bool mask [B, B].
+
+    What is `never` drawn are the positives and whatever else does not count.
 
     The weights span hundreds of nats, so they stay logarithms: the largest of log weight + Gumbel noise are a sample
     without replacement.
     """
     noise = -torch.empty_like(distances).exponential_().log()
-    scores = (inverse_density(distances, dimensions) + noise).masked_fill(same, -torch.inf)
+    scores = (inverse_density(distances, dimensions) + noise).masked_fill(never, -torch.inf)
     rank = scores.argsort(1, descending=True).argsort(1)
-    return (rank < counts[:, None]) & ~same
+    return (rank < counts[:, None]) & ~never
 
 
 def inverse_density(distances: Tensor, dimensions: int, *, least: float = 0.5) -> Tensor:
@@ -188,11 +214,15 @@ def soft_histogram(similarities: Tensor, pairs: Tensor, nodes: int) -> Tensor:
 
 
 def metric_loss(name: MetricLossName, *, margin: float | None = None) -> MetricLoss:
-    """A metric loss by its name; `margin` is that of `hard_triplet`, the others keep their published constants."""
+    """A metric loss by its name; `margin` is that of `hard_triplet`, the others keep their published constants.
+
+    `margin_learned` is a module with a parameter, for the method to hold.
+    """
     functions: dict[MetricLossName, MetricLoss] = {
         "hard_triplet": functools.partial(hard_triplet, margin=margin),
         "lifted": lifted_structure,
         "margin": distance_weighted_margin,
+        "margin_learned": LearnedMargin(),
         "histogram": histogram,
     }
     return functions[name]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from reid.data.dataset import ReidData
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import Embeddings, RetrievalResult, evaluate
 from reid.methods.base import Method
+from reid.parts.power_pooling import PowerPooling
 from reid.schedules import learning_rate
 
 Report = Callable[[dict[str, float]], None]
@@ -137,7 +139,7 @@ class _Trial:
             with torch.no_grad():
                 probes = self.method.probes(images, labels)
             losses = self.method(images, labels)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = total_loss(losses)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         self.optimiser.step()
@@ -216,13 +218,26 @@ def build_method(config: TrialConfig, num_ids: int) -> Method:
     return method
 
 
+def total_loss(losses: dict[str, Tensor]) -> Tensor:
+    """What is minimised: the sum of a method's losses."""
+    return torch.stack(list(losses.values())).sum()
+
+
 def make_optimiser(method: Method, settings: Optimiser) -> torch.optim.Optimizer:
-    """Adam with L2 decay or SGD over all trainable parameters; the schedule sets the rate."""
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    """Adam with L2 decay or SGD over all trainable parameters; the schedule sets the rate.
+
+    The exponents of power pooling have no decay: it would pull them to the average.
+    """
+    exponents = [module.exponent for module in method.modules() if isinstance(module, PowerPooling)]
+    others = set(method.parameters()) - set(exponents)
+    decayed = [parameter for parameter in method.parameters() if parameter.requires_grad and parameter in others]
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    if exponents:
+        groups.append({"params": exponents, "weight_decay": 0.0})
     if settings.name == "adam":
-        return torch.optim.Adam(parameters, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters,
+        groups,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,

@@ -59,7 +59,7 @@ def augment(pixels: Tensor, size: tuple[int, int], settings: Augment, generator:
     Raises:
         ValueError: `cutout_size` does not fit into the image.
     """
-    if settings.cutout > 0 and settings.cutout_size > min(size):
+    if settings.cutout > 0 and settings.cutout_at == "inside" and settings.cutout_size > min(size):
         limit = f"at most {min(size)} fits into an image of {size[0]} x {size[1]}"
         raise ValueError(f"recipe.augment.cutout_size is {settings.cutout_size}, {limit}")
     noise = torch.rand(len(pixels), sum(_DRAWS), generator=generator, device=generator.device).to(pixels.device)
@@ -88,7 +88,7 @@ def _augment_into(images: Tensor, pixels: Tensor, *, settings: Augment, noise: T
     _normalise(pixels, images)
     if settings.cutout > 0:
         side = settings.cutout_size * (cut < settings.cutout)
-        _fill(images, side.expand(-1, 2), cut_place)
+        _fill(images, side.expand(-1, 2), cut_place, clipped=settings.cutout_at == "clipped")
     if settings.random_erasing > 0:
         sides = _first_rectangle(candidates, size) * (erase < settings.random_erasing)
         _fill(images, sides, erase_place)
@@ -149,18 +149,21 @@ def _first_rectangle(candidates: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([heights.gather(1, first), widths.gather(1, first)], 1) * fits.any(1, keepdim=True)
 
 
-def _fill(images: Tensor, sides: Tensor, place: Tensor) -> None:
-    """Set a rectangle of the `sides` [B, 2], uniformly placed inside each image, to 0, in place."""
-    rows = _outside(images.shape[1], sides[:, :1], place[:, :1])
-    columns = _outside(images.shape[2], sides[:, 1:], place[:, 1:])
+def _fill(images: Tensor, sides: Tensor, place: Tensor, *, clipped: bool = False) -> None:
+    """Set a rectangle of the `sides` [B, 2] in each image to 0, in place.
+
+    It is placed uniformly inside the image; or, `clipped`, its centre is any pixel, and the border cuts it off.
+    """
+    rows = _outside(images.shape[1], sides[:, :1], place[:, :1], clipped=clipped)
+    columns = _outside(images.shape[2], sides[:, 1:], place[:, 1:], clipped=clipped)
     # A value is kept where its row or its column is outside.
     keep = torch.maximum(rows[:, :, None], columns.repeat_interleave(3, 1)[:, None])
     images.view(keep.shape).mul_(keep)
 
 
-def _outside(length: int, side: Tensor, place: Tensor) -> Tensor:
+def _outside(length: int, side: Tensor, place: Tensor, *, clipped: bool) -> Tensor:
     """1 outside a stretch of `side` [B, 1] values, 0 inside: float32 [B, length]."""
-    start = _below(place, length - side + 1)
+    start = _below(place, length) - side // 2 if clipped else _below(place, length - side + 1)
     position = torch.arange(length, device=side.device)
     return ((position < start) | (position >= start + side)).float()
 

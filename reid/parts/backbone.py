@@ -30,7 +30,6 @@ class _Shape:
 BACKBONES = {
     "resnet10_w16": _Shape(BasicBlock, (1, 1, 1, 1), 16),
     "resnet10_w32": _Shape(BasicBlock, (1, 1, 1, 1), 32),
-    "resnet14_w16": _Shape(Bottleneck, (1, 1, 1, 1), 16),
     "resnet18": _Shape(BasicBlock, (2, 2, 2, 2)),
     "resnet34": _Shape(BasicBlock, (3, 4, 6, 3)),
     "resnet50": _Shape(Bottleneck, (3, 4, 6, 3)),
@@ -40,7 +39,7 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class _Steps:
-    """Stride of a stage's first block, dilation of its first block, dilation of its other blocks."""
+    """A stage's stride, the dilation of the 3 x 3 convolution that has the stride, and that of those behind it."""
 
     stride: int
     first: int = 1
@@ -50,7 +49,7 @@ class _Steps:
 _LAYOUTS = {
     "stride2": (_Steps(1), _Steps(2), _Steps(2), _Steps(2)),
     "stride1": (_Steps(1), _Steps(2), _Steps(2), _Steps(1)),
-    # torchvision's replace_stride_with_dilation=[False, True, True]
+    # On bottlenecks torchvision's replace_stride_with_dilation=[False, True, True]; its basic blocks cannot be dilated.
     "dilated": (_Steps(1), _Steps(2), _Steps(1, first=1, rest=2), _Steps(1, first=2, rest=4)),
 }
 
@@ -118,22 +117,16 @@ def build_trunk(backbone: str, *, layout: Layout = "stride1", weights: str | Non
 
     Args:
         backbone: a key of `BACKBONES`. resnet10_w32 and resnet10_w16 have one basic block a stage and half and a
-            quarter of the usual widths, resnet14_w16 one bottleneck block a stage and a quarter of the widths, for
-            layout `dilated`: trunks for demonstrations and tests.
+            quarter of the usual widths: trunks for demonstrations and tests.
         layout: `stride2` is torchvision's; `stride1` keeps the resolution in the last stage; `dilated` keeps it in the
-            last two and dilates their 3 x 3 convolutions instead (bottleneck blocks only).
+            last two and dilates their 3 x 3 convolutions instead: every fourth position is then that of `stride2`.
         weights: None for a random initialisation, or what `reid.parts.weights.read_weights` takes.
 
     Raises:
-        ValueError: an unknown backbone or layout, a layout the backbone does not have, or weights that do not fit.
+        ValueError: an unknown backbone or layout, or weights that do not fit.
         FileNotFoundError: the weights are not there.
     """
     shape = choose("backbone", backbone, BACKBONES)
-    if layout == "dilated" and shape.block is not Bottleneck:
-        able = ", ".join(name for name, other in BACKBONES.items() if other.block is Bottleneck)
-        raise ValueError(
-            f"backbone {backbone!r} has basic blocks, which have no dilation; layout 'dilated' needs {able}"
-        )
     trunk = Trunk(shape, layout)
     if weights is not None:
         trunk.load_state_dict(read_weights(weights, backbone, like=trunk.state_dict()))
@@ -160,8 +153,17 @@ def _stage(block: Any, inputs: int, planes: int, *, depth: int, steps: _Steps) -
             nn.Conv2d(inputs, outputs, 1, stride=steps.stride, bias=False),
             nn.BatchNorm2d(outputs),
         )
-    first = block(inputs, planes, steps.stride, shortcut, dilation=steps.first)
-    return nn.Sequential(first, *(block(outputs, planes, dilation=steps.rest) for _ in range(depth - 1)))
+    blocks = [block(inputs, planes, steps.stride, shortcut), *(block(outputs, planes) for _ in range(depth - 1))]
+    stage = nn.Sequential(*blocks)
+    convolutions = [module for module in stage.modules() if getattr(module, "kernel_size", None) == (3, 3)]
+    for index, convolution in enumerate(convolutions):
+        _dilate(convolution, steps.rest if index else steps.first)
+    return stage
+
+
+def _dilate(convolution: Any, dilation: int) -> None:
+    """Set what torchvision sets in its bottlenecks alone; the weights are the same."""
+    convolution.dilation = convolution.padding = (dilation, dilation)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from pipeline.params import Params, Profile, load
 from pipeline.plan import Plan, expand, make_trial, resolve
 from pipeline.strict import ParamsError
 from reid import methods
-from reid.config import TrialConfig, flatten, to_dict
+from reid.config import Settings, TrialConfig, flatten, to_dict
 
 ROOT = Path(__file__).parent.parent.parent
 PARAMS = load(ROOT / "params.yaml").model_copy(
@@ -25,7 +25,9 @@ PARAMS = load(ROOT / "params.yaml").model_copy(
         "datasets": ("synthetic",),
         "experiments": ("bdb_table1", "bdb_table2", "bdb_block_height"),
         "seeds": (0, 1, 2),
-        "profiles": {"demo": Profile(overrides={"recipe.backbone": "resnet18", "recipe.schedule.epochs": 3})},
+        "profiles": {
+            "demo": Profile(overrides={"recipe.backbone": "resnet18", "recipe.schedule.epochs": 3}, methods={})
+        },
     }
 )
 DATA = {name: {"test": f"{name} test", "val": f"{name} val"} for name in ("synthetic", "market1501")}
@@ -73,17 +75,6 @@ def test_a_row_is_the_recipe_then_the_profile_then_its_own_overrides() -> None:
     assert {path: list(v) if isinstance(v, tuple) else v for path, v in found.items()} == {
         path: list(v) if isinstance(v, tuple) else v for path, v in expected.items()
     }
-
-
-def test_a_profile_without_overrides_is_the_published_recipe() -> None:
-    profiles = {"as_published": Profile(overrides={})}
-    assert config(BDB, profile="as_published", profiles=profiles).recipe == methods.recipe("bdb")
-
-
-def test_a_profile_may_not_touch_what_is_compared() -> None:
-    profiles = {"cheat": Profile(overrides={"model.rh": 0.5})}
-    with pytest.raises(ParamsError, match=r"profiles\.cheat\.overrides: model\.rh is unknown; allowed: recipe\.\*"):
-        config(BDB, profile="cheat", profiles=profiles)
 
 
 def test_trials_of_rows_score_the_test_split_and_searches_the_held_out_identities() -> None:
@@ -187,17 +178,23 @@ def test_all_experiments_of_the_repository_resolve_under_all_profiles() -> None:
         resolved = resolve(with_params(profile=profile, profiles=profiles), experiments.load(NAMES))
         assert set(resolved) == set(NAMES)
         ours = {name: sum(item is not None for item in found) for name, found in resolved.items()}
-        assert ours == {
-            "bdb_table1": 4,
-            "bdb_table2": 5,
-            "bdb_table3": 5,
-            "bdb_table4": 4,
-            "bdb_table5": 7,
-            "bdb_block_height": 2,
-            "saadb_table1": 1,
-            "saadb_table2": 1,
-            "saadb_table5": 6,
-        }
+        assert ours == OURS
+
+
+OURS = {
+    f"{start}{name}": rows
+    for start, found in {
+        "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7},
+        "bdb_": {"fig7a": 5, "fig7b": 10, "block_height": 2},
+        "saadb_table": {"1": 1, "2": 1, "3": 1, "4": 6, "5": 6},
+        "sonanet_table": {"2": 3, "3": 3, "4": 3, "5": 9},
+        "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "ix": 9, "x": 8},
+        "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "ix": 3, "x": 4},
+        "esnet_fig": {"3": 3, "4": 10, "6": 4},
+        "": {"comparison": 9},
+    }.items()
+    for name, rows in found.items()
+}
 
 
 def test_a_trial_is_equal_to_itself_made_again() -> None:
@@ -206,10 +203,20 @@ def test_a_trial_is_equal_to_itself_made_again() -> None:
     assert len({*first.trials.values(), *again.trials.values()}) == 3
 
 
-def test_a_configuration_that_no_variant_has_is_called_custom() -> None:
-    base = config(BDB)
-    trial = make_trial(dataclasses.replace(base, model=methods.config("bdb", rh=0.77)), "synthetic", DATA["synthetic"])
-    assert trial.name.startswith("bdb-custom-synthetic-s0-")
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (methods.config("bdb"), "bdb-default"),
+        (methods.config("bdb", "gap"), "bdb-gap"),
+        (methods.config("bdb", rh=0.77), "bdb-default-custom"),
+        (methods.config("bdb", "gap", rh=0.77), "bdb-gap-custom"),
+        (methods.config("han", "tricks", feature_dim=64), "han-tricks-custom"),
+    ],
+)
+def test_a_trial_is_named_after_the_variant_it_is_or_is_nearest_to(model: Settings, name: str) -> None:
+    base = config({"method": name.split("-")[0]})
+    trial = make_trial(dataclasses.replace(base, model=model), "synthetic", DATA["synthetic"])
+    assert trial.name == f"{name}-synthetic-s0-{trial.key[:8]}"
 
 
 # --- searches --------------------------------------------------------------------------------------------------------

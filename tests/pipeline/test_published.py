@@ -80,6 +80,29 @@ def test_metrics_protocols_and_reference_come_in_the_order_of_the_file() -> None
     assert (table.reference("MGN"), table.reference("BDB"), table.reference("nobody")) == ("[58]", "", "")
 
 
+def test_several_tables_are_read_as_one_and_a_row_says_which_it_is_of() -> None:
+    table = load(PUBLISHED, "bdb_table1+han_tableii+esnet_tablei")
+    assert table.sources == ("BDB, Table 1", "HAN, Table II", "ES-Net, Table I")
+    for stem, method in (("bdb_table1", "BDB"), ("han_tableii", "Ours"), ("esnet_tablei", "ES-Net(Ours)")):
+        alone = load(PUBLISHED, stem)
+        number = alone.find(method=method, dataset="Market-1501", metric="mAP")
+        found = table.find(method=f"{stem}: {method}", dataset="Market-1501", metric="mAP")
+        assert number is not None
+        assert found is not None
+        assert found.mean == number.mean
+        assert table.reference(f"{stem}: {method}") == alone.sources[0]
+    with pytest.raises(PublishedError, match="no method 'BDB'"):
+        table.find(method="BDB", dataset="Market-1501", metric="mAP")
+
+
+def test_among_several_tables_a_hole_is_still_an_error_where_its_own_has_no_dash() -> None:
+    """Only ES-Net's table has dashes, for SVDNet on MSMT17; HAN's has no number there and none."""
+    table = load(PUBLISHED, "han_tableii+esnet_tablei")
+    assert table.find(method="esnet_tablei: SVDNet", dataset="MSMT17", metric="mAP") is None
+    with pytest.raises(PublishedError, match=r"'han_tableii: Ours' has no mAP on 'MSMT17'"):
+        table.find(method="han_tableii: Ours", dataset="MSMT17", metric="mAP")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from reid import losses
 from reid.losses import MetricLossName, metric_loss
 
-NAMES: tuple[MetricLossName, ...] = ("hard_triplet", "lifted", "margin", "histogram")
+NAMES: tuple[MetricLossName, ...] = ("hard_triplet", "lifted", "margin", "margin_learned", "histogram")
 EUCLIDEAN = pml_distances.LpDistance(normalize_embeddings=False)
 
 
@@ -229,6 +229,35 @@ def test_weights_span_hundreds_of_nats_and_stay_finite() -> None:
     assert (ends[1] - ends[2]).item() == pytest.approx(370, abs=2)
 
 
+def test_far_negatives_are_not_drawn_when_cut_off() -> None:
+    torch.manual_seed(0)
+    features, labels = torch.randn(40, 3), torch.arange(8).repeat(5)
+    distances = torch.cdist(*2 * [torch.nn.functional.normalize(features)])
+    never = (labels[:, None] == labels) | (distances > 1.4)
+    drawn = losses._sampled_negatives(distances, never, dimensions=3, counts=torch.full((40,), 30))
+    assert torch.equal(drawn, ~never)  # all that are left, fewer than asked for
+
+
+def test_the_boundary_can_be_learned() -> None:
+    """Its gradient is the share of negatives among the terms above zero minus that of positives."""
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3])
+    features = torch.randn(4, 3)[labels] + 0.4 * torch.randn(10, 3)
+    learned = losses.LearnedMargin()
+    torch.manual_seed(1)
+    loss = learned(features, labels)
+    torch.autograd.backward(loss)
+    torch.manual_seed(1)
+    assert loss == losses.distance_weighted_margin(features, labels, upper_cut=1.4)
+    values = []
+    for beta in (1.2 - 1e-3, 1.2 + 1e-3):
+        torch.manual_seed(1)
+        values.append(losses.distance_weighted_margin(features, labels, beta=beta, upper_cut=1.4).item())
+    assert learned.beta.grad is not None
+    assert learned.beta.grad.item() == pytest.approx((values[1] - values[0]) / 2e-3, abs=0.01)
+    assert learned.beta.grad.item() != 0
+
+
 def test_margin_loss_draws_from_torchs_generator() -> None:
     features, labels = batch(identities=8, images=4)
     values = []
@@ -312,7 +341,7 @@ def test_the_order_of_the_batch_does_not_matter(order: list[int], name: MetricLo
     assert value(name, features[order], labels[order]) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["margin", "histogram"])
+@pytest.mark.parametrize("name", ["margin", "margin_learned", "histogram"])
 def test_normalising_losses_ignore_the_length_of_features(name: MetricLossName) -> None:
     features, labels = batch()
     assert value(name, 7 * features, labels) == pytest.approx(value(name, features, labels), rel=1e-4)
@@ -379,6 +408,10 @@ def test_gradient_descent_pulls_identities_together(name: MetricLossName) -> Non
     for _ in range(150):
         points.grad = gradient(metric_loss(name)(points, labels), points)
         optimiser.step()
-    unit = torch.nn.functional.normalize(points.detach()) if name in ("margin", "histogram") else points.detach()
+    unit = (
+        torch.nn.functional.normalize(points.detach())
+        if name in ("margin", "margin_learned", "histogram")
+        else points.detach()
+    )
     matrix = torch.cdist(unit, unit).fill_diagonal_(torch.inf)
     assert torch.equal(labels[matrix.argmin(1)], labels)

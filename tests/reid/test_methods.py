@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,30 @@ from reid.parts.drop import BatchDropBlock, BatchDropout
 from reid.parts.pooling import global_average, global_max
 
 NUM_IDS = 6
-DILATED = {"sona"}  # basic blocks have no dilation
+HEIGHTS = {"han": 192}  # of the images, others' being 64: six stripes of the map of a trunk with stride 32
 EVERY = [(name, variant) for name in methods.names() for variant in methods.variants(name)]
 over_all_variants = pytest.mark.parametrize(("name", "variant"), EVERY, ids=["-".join(pair) for pair in EVERY])
 
 
 def small(name: str, variant: str, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    return methods.build(name, variant, num_ids=NUM_IDS, backbone=tiny_trunk(name))
+    return methods.build(name, variant, num_ids=NUM_IDS, backbone="resnet10_w16")
 
 
-def tiny_trunk(name: str) -> str:
-    return "resnet14_w16" if name in DILATED else "resnet10_w16"
-
-
-def batch(*, images: int = 3) -> tuple[Tensor, Tensor]:
+def batch(name: str = "", *, images: int = 3) -> tuple[Tensor, Tensor]:
     """A P x K batch: all identities, some images of each, every identity with a look of its own."""
     generator = torch.Generator().manual_seed(5)
-    looks = torch.randn(NUM_IDS, 3, 64, 32, generator=generator)
+    looks = torch.randn(NUM_IDS, 3, HEIGHTS.get(name, 64), 32, generator=generator)
     labels = torch.arange(NUM_IDS).repeat_interleave(images)
-    return looks[labels] + torch.randn(len(labels), 3, 64, 32, generator=generator), labels
+    return looks[labels] + torch.randn(len(labels), *looks.shape[1:], generator=generator), labels
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def step(method: Method, optimiser: torch.optim.Optimizer) -> float:
-    loss = total(method(*batch()))
+def step(name: str, method: Method, optimiser: torch.optim.Optimizer) -> float:
+    loss = total(method(*batch(name)))
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     optimiser.step()
@@ -63,7 +60,7 @@ def warm(name: str, variant: str) -> Method:
     method = small(name, variant)
     with torch.no_grad():
         for _ in range(3):
-            method(*batch())
+            method(*batch(name))
     return method.eval()
 
 
@@ -72,7 +69,7 @@ def warm(name: str, variant: str) -> Method:
 
 @over_all_variants
 def test_losses_are_finite_named_float32_scalars(name: str, variant: str) -> None:
-    losses = small(name, variant)(*batch())
+    losses = small(name, variant)(*batch(name))
     assert losses
     for key, loss in losses.items():
         assert key.split("/")[0] in ("id", "triplet"), key
@@ -86,7 +83,7 @@ def test_every_parameter_receives_a_gradient(name: str, variant: str) -> None:
     method = small(name, variant)
     optimiser = torch.optim.SGD(method.parameters(), 1e-4)
     for _ in range(3):  # a random operator may hide a part of the network once, a layer that starts at zero at first
-        torch.autograd.backward(total(method(*batch())))
+        torch.autograd.backward(total(method(*batch(name))))
         optimiser.step()
     without = [key for key, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
@@ -96,14 +93,14 @@ def test_every_parameter_receives_a_gradient(name: str, variant: str) -> None:
 def test_a_few_steps_on_one_batch_lower_the_loss(name: str, variant: str) -> None:
     method = small(name, variant)
     optimiser = torch.optim.Adam(method.parameters(), 1e-3)
-    course = [step(method, optimiser) for _ in range(9)]
+    course = [step(name, method, optimiser) for _ in range(9)]
     assert sum(course[-3:]) < 0.9 * sum(course[:3])
 
 
 @over_all_variants
 def test_embeddings_have_the_declared_size_and_a_batch_may_be_one_image(name: str, variant: str) -> None:
     method = warm(name, variant)
-    images, _ = batch()
+    images, _ = batch(name)
     assert method.embed(images).shape == (len(images), method.embedding_dim)
     assert method.embed(images[:1]).shape == (1, method.embedding_dim)
 
@@ -112,7 +109,7 @@ def test_embeddings_have_the_declared_size_and_a_batch_may_be_one_image(name: st
 @torch.no_grad()
 def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(name: str, variant: str) -> None:
     method = warm(name, variant)
-    images, _ = batch()
+    images, _ = batch(name)
     together = method.embed(images)
     torch.testing.assert_close(method.embed(images[3:5]), together[3:5], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(
@@ -126,7 +123,7 @@ def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(name: str, varian
 def test_embedding_is_deterministic_and_changes_nothing(name: str, variant: str) -> None:
     method = warm(name, variant)
     before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
-    images, _ = batch()
+    images, _ = batch(name)
     first = method.embed(images)
     torch.manual_seed(99)
     assert torch.equal(method.embed(images), first)
@@ -139,7 +136,7 @@ def test_the_state_goes_through_safetensors(name: str, variant: str, tmp_path: P
     method = warm(name, variant)
     save_file(method.state_dict(), tmp_path / "state.safetensors")
     other = small(name, variant, seed=1).eval()
-    images, _ = batch()
+    images, _ = batch(name)
     assert not torch.equal(other.embed(images), method.embed(images))
     other.load_state_dict(load_file(tmp_path / "state.safetensors"))
     assert torch.equal(other.embed(images), method.embed(images))
@@ -147,7 +144,7 @@ def test_the_state_goes_through_safetensors(name: str, variant: str, tmp_path: P
 
 @over_all_variants
 def test_initialisation_and_losses_follow_torchs_seed(name: str, variant: str) -> None:
-    one, same, other = (small(name, variant, seed=seed)(*batch()) for seed in (3, 3, 4))
+    one, same, other = (small(name, variant, seed=seed)(*batch(name)) for seed in (3, 3, 4))
     assert one == same
     assert one != other
 
@@ -158,7 +155,7 @@ def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
 
     def mean_losses(*, enabled: bool) -> dict[str, float]:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            draws = [small(name, variant, seed=seed)(*batch()) for seed in range(4)]
+            draws = [small(name, variant, seed=seed)(*batch(name)) for seed in range(4)]
         return {key: sum(draw[key].item() for draw in draws) / len(draws) for key in draws[0]}
 
     exact, rounded = mean_losses(enabled=False), mean_losses(enabled=True)
@@ -167,11 +164,30 @@ def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
 
 
 @over_all_variants
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the compiler itself
+def test_torch_compile_gives_the_same_losses(name: str, variant: str) -> None:
+    """Traced ahead of time, and differentiated for the default; what is left out is the machine code, of minutes."""
+
+    def step_of(wrap: Callable[[Method], Callable[..., dict[str, Tensor]]]) -> list[Tensor]:
+        method = small(name, variant)
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(variant == "default"):
+            losses = wrap(method)(*batch(name))
+        if variant == "default":
+            torch.autograd.backward(total(losses))
+        return [*losses.values(), *(p.grad for p in method.parameters() if p.grad is not None)]
+
+    torch._dynamo.reset()
+    eager, compiled = step_of(lambda method: method), step_of(functools.partial(torch.compile, backend="aot_eager"))
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+
+
+@over_all_variants
 def test_a_training_step_never_waits_for_the_device(name: str, variant: str) -> None:
     """Fake tensors have no values: anything that reads one (item, nonzero, boolean indexing) raises."""
     with FakeTensorMode():
-        method = methods.build(name, variant, num_ids=NUM_IDS, backbone=tiny_trunk(name))
-        images, labels = torch.empty(8, 3, 64, 32), torch.empty(8, dtype=torch.long)
+        method = methods.build(name, variant, num_ids=NUM_IDS, backbone="resnet10_w16")
+        images, labels = torch.empty(8, 3, HEIGHTS.get(name, 64), 32), torch.empty(8, dtype=torch.long)
         torch.autograd.backward(total(method(images, labels)))
 
 

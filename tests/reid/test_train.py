@@ -15,7 +15,7 @@ from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule,
 from reid.data.augment import to_float
 from reid.data.dataset import ReidData
 from reid.methods.base import Method
-from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, train
+from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, make_optimiser, train
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 
@@ -30,7 +30,8 @@ RECIPE = Recipe(
 
 
 def config(method: str = "bdb", **changes: object) -> TrialConfig:
-    trial = TrialConfig(method=method, model=methods.config(method), recipe=RECIPE)
+    model = methods.config(method, **({"stripes": 4} if method == "han" else {}))  # its map has 4 rows here
+    trial = TrialConfig(method=method, model=model, recipe=RECIPE)
     recipe = {name: changes.pop(name) for name in list(changes) if name in Recipe.__dataclass_fields__}
     return replace(trial, recipe=replace(RECIPE, **recipe), **changes)  # type: ignore[arg-type]
 
@@ -58,7 +59,7 @@ def same(one: TrialResult, other: TrialResult) -> bool:
     )
 
 
-@pytest.mark.parametrize("method", ["baseline", "bdb"])
+@pytest.mark.parametrize("method", methods.names())
 def test_the_same_seed_gives_the_same_bits(method: str, tiny_data: ReidData) -> None:
     (first, losses), (second, again) = (run(config(method), tiny_data) for _ in range(2))
     assert losses == again
@@ -81,6 +82,18 @@ def test_an_interrupted_trial_ends_as_if_nothing_had_happened(
     resumed, rest = run(trial, tiny_data, state=state)
     assert [line["epoch"] for line in rest] == [3, 4]
     assert rest == losses[2:]
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_goes_on_where_it_was_stopped(tmp_path: Path, tiny_data: ReidData, method: str) -> None:
+    trial = config(method, schedule=replace(RECIPE.schedule, epochs=2))
+    whole, losses = run(trial, tiny_data)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KilledError):
+        run(trial, tiny_data, state=state, until=2)
+    resumed, rest = run(trial, tiny_data, state=state)
+    assert rest == losses[1:]
     assert same(whole, resumed)
 
 
@@ -139,6 +152,15 @@ def test_momentum_may_start_anew_every_epoch(tiny_data: ReidData) -> None:
     assert reset[1] != kept[1]
 
 
+def test_exponents_of_power_pooling_do_not_decay() -> None:
+    method = methods.build("esnet", num_ids=3, backbone="resnet10_w16")
+    decayed, kept = make_optimiser(method, Optimiser(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert kept["params"] == [method.get_parameter("own.erasing.head.pool.exponent")]
+    assert len(decayed["params"]) + 1 == sum(parameter.requires_grad for parameter in method.parameters())
+    assert len(make_optimiser(methods.build("bdb", num_ids=3, backbone="resnet10_w16"), Optimiser()).param_groups) == 1
+
+
 def test_probes_are_recorded_and_change_nothing(tiny_data: ReidData, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plain = run(config(), tiny_data)
 
@@ -155,7 +177,7 @@ def test_probes_are_recorded_and_change_nothing(tiny_data: ReidData, monkeypatch
 
 @pytest.mark.parametrize("method", methods.names())
 def test_the_classifiers_initial_spread_can_be_set(method: str) -> None:
-    trial = config(method, classifier_std=0.02, backbone="resnet14_w16")
+    trial = config(method, classifier_std=0.02)
     torch.manual_seed(0)
     weights = [value for name, value in build_method(trial, 50).named_parameters() if value.shape[-2:-1] == (50,)]
     assert weights

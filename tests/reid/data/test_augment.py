@@ -217,6 +217,24 @@ def test_cutout_places_are_uniform() -> None:
     assert np.abs(lefts - 800).max() < 130  # standard deviation 25
 
 
+def test_a_clipped_cutout_has_its_centre_anywhere_and_loses_what_is_outside() -> None:
+    """As DeVries and Taylor: of a side of 5, rows -2 to +2 around the centre, as far as they exist."""
+    pixels = uint8(4000)
+    gone = (apply(pixels, replace(CUT, cutout_size=5, cutout_at="clipped")) == 0).all(1)
+    rows, columns = gone.any(2), gone.any(1)
+    height, width = rows.sum(1), columns.sum(1)
+    assert (gone.sum((1, 2)) == height * width).all()
+    assert set(height.tolist()) == set(width.tolist()) == {3, 4, 5}
+    assert (height == 3).float().mean().item() == pytest.approx(2 / 24, abs=0.02)
+    assert (width == 3).float().mean().item() == pytest.approx(2 / 8, abs=0.03)
+    centre = rows.float().argmax(1) + 2
+    assert (centre[height == 5] >= 2).all()
+
+
+def test_a_clipped_cutout_may_be_larger_than_the_image() -> None:
+    assert (apply(uint8(3), replace(CUT, cutout_size=99, cutout_at="clipped"), size=(24, 8)) == 0).all()
+
+
 def test_cutout_may_fill_the_smaller_side_of_the_resized_image_and_no_more() -> None:
     pixels = uint8(50, 6, 6)
     result = apply(pixels, replace(CUT, cutout_size=8), size=(24, 8))
