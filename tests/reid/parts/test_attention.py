@@ -20,11 +20,11 @@ def sigmoid(value: float) -> float:
 
 
 @pytest.mark.parametrize("add", ["after", "before"])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("reduction", "bias"), [(4, True), (4, False), (16, False)])
 @torch.no_grad()
-def test_channel_attention_is_its_formula(bias: bool, add: Literal["after", "before"]) -> None:
+def test_channel_attention_is_its_formula(reduction: int, bias: bool, add: Literal["after", "before"]) -> None:
     torch.manual_seed(0)
-    module = ChannelAttention(8, reduction=4, bias=bias, add=add).double()
+    module = ChannelAttention(32, reduction=reduction, bias=bias, add=add).double()
     state = module.state_dict()
 
     def mlp(pooled: Tensor) -> Tensor:
@@ -32,13 +32,13 @@ def test_channel_attention_is_its_formula(bias: bool, add: Literal["after", "bef
         scores: Tensor = state["mlp.2.weight"] @ hidden + state.get("mlp.2.bias", torch.tensor(0.0))
         return scores
 
-    images = maps(3, 8, 5, 4)
+    images = maps(3, 32, 5, 4)
     weighted = module(images)
     for image, result in zip(images, weighted, strict=True):
         average = torch.stack([channel.sum() / 20 for channel in image])
         maximum = torch.stack([channel.max() for channel in image])
         scores = mlp(average) + mlp(maximum) if add == "after" else mlp(average + maximum)
-        for channel in range(8):
+        for channel in range(32):
             torch.testing.assert_close(result[channel], sigmoid(scores[channel].item()) * image[channel])
 
 

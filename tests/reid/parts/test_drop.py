@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.ops import DropBlock2d
 
 from reid.parts.drop import BatchDropBlock, BatchDropout, DropBlock, drop_operator
 
@@ -170,6 +171,25 @@ def test_dropblock_erases_unions_of_whole_blocks_shared_over_channels() -> None:
         assert torch.equal(union, image)
     seen = mask[:, 0].any(0)
     assert seen.all()  # every position, corners too, can be erased
+
+
+@pytest.mark.parametrize(("side", "drop_prob"), [(1, 0.3), (3, 0.2), (7, 0.1), (7, 0.9)])
+def test_dropblock_is_torchvisions(monkeypatch: pytest.MonkeyPatch, side: int, drop_prob: float) -> None:
+    """On a map of one channel, given the same random numbers; torchvision's own are another stream of them."""
+    numbers = torch.rand(40, 1, 24 - side + 1, 9 - side + 1, generator=torch.Generator().manual_seed(side))
+    drawn: list[tuple[int, ...]] = []
+
+    def rand(shape: tuple[int, ...], **_: object) -> Tensor:
+        drawn.append(tuple(shape))
+        return numbers
+
+    monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(Tensor, "bernoulli_", lambda seeds, rate: seeds.copy_(numbers < rate))
+    maps = torch.randn(40, 1, 24, 9, generator=torch.Generator().manual_seed(0))
+    ours, theirs = DropBlock(drop_prob, (side, side)), DropBlock2d(drop_prob, side)
+    torch.testing.assert_close(ours(maps), theirs(maps))
+    assert drawn == [tuple(numbers.shape)]
+    assert (ours(maps) == 0).any()
 
 
 def test_dropblock_keeps_the_mean_of_a_constant_map() -> None:
