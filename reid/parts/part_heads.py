@@ -30,8 +30,11 @@ class PartLinear(nn.Module):
         nn.init.uniform_(self.weight, -(inputs**-0.5), inputs**-0.5)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Apply the layer of part p to `vectors[:, p]`."""
-        return torch.bmm(vectors.transpose(0, 1), self.weight.mT).transpose(0, 1)
+        """Apply the layer of part p to `vectors[:, p]`.
+
+        The weight comes first, so that its gradient is laid out as it is and need not be copied in every step.
+        """
+        return torch.bmm(self.weight, vectors.permute(1, 2, 0)).permute(2, 0, 1)
 
 
 class PartNorm(nn.BatchNorm1d):

@@ -1,0 +1,29 @@
+"""What docs/methods.md says of the methods is true of the code."""
+
+import re
+
+import pytest
+
+from reid import methods
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "methods.md").read_text()
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_and_every_variant_is_on_the_page(method: str) -> None:
+    (listed,) = re.findall(rf"^\| `{method}` \| ((?:`\w+`(?:, )?)+) \|$", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", listed) == list(methods.variants(method))
+
+
+def test_settings_that_the_page_says_can_be_tuned_exist() -> None:
+    named = re.findall(r"`model\.(\w+)`", PAGE.split("## What is tuned")[1].split("\n## ")[0])
+    fields = {field for method in methods.names() for field in methods.config(method).__dataclass_fields__}
+    assert len(named) >= 10
+    assert set(named) <= fields
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", PAGE)
+    assert targets
+    assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []
