@@ -28,7 +28,7 @@ MISTAKES = {
         r"profiles\.demo\.overrides: recipe\.schedule\.epochs is -4; allowed: .*1 or more",
     ),
     "number as text": (
-        ("recipe.schedule.peak_lr: 0.003", 'recipe.schedule.peak_lr: "1e-3"'),
+        ("recipe.schedule.peak_lr: 0.01", 'recipe.schedule.peak_lr: "1e-3"'),
         r"profiles\.demo\.overrides: recipe\.schedule\.peak_lr is the text '1e-3'; allowed: a number",
     ),
     "unknown path": (
