@@ -143,11 +143,11 @@ def test_comments_are_free_and_an_edit_re_trains_what_depends_on_it(finished: Pr
     finished.replace("reid/losses.py", "import ", "# A remark.\nimport ")
     finished.replace("reid/methods/bdb.py", '"""', '"""Another word. ')
     assert to_run(finished)["to_run"] == 0
-    finished.replace("reid/methods/bdb.py", "channels // 4", "channels // 2")
+    finished.replace("reid/methods/bdb.py", "height_ratio=config.rh,", "height_ratio=config.rh / 2,")
     waiting = to_run(finished)
     methods = trials(finished).query("evaluate_on == 'test'")["method"]
     assert waiting["done"] == (methods == "baseline").sum()
-    finished.replace("reid/methods/bdb.py", "channels // 2", "channels // 4")
+    finished.replace("reid/methods/bdb.py", "height_ratio=config.rh / 2,", "height_ratio=config.rh,")
 
 
 def _wait_for(project: Project, ends: int) -> None:
