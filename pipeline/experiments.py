@@ -17,7 +17,24 @@ from reid.config import Count, Range
 FOLDER = Path(__file__).parent / "experiments"
 PUBLISHED = Path(__file__).parent.parent / "reports" / "published"
 
-Metric = Literal["mAP", "mINP", "Rank-1", "Rank-5", "Rank-10"]
+Metric = Literal[
+    "Rank-1",
+    "Rank-5",
+    "Rank-10",
+    "Recall@1",
+    "Recall@2",
+    "Recall@4",
+    "Recall@8",
+    "Recall@10",
+    "Recall@20",
+    "Recall@30",
+    "Recall@40",
+    "Recall@50",
+    "Recall@100",
+    "Recall@1000",
+    "mAP",
+    "mINP",
+]
 Value = float | int | str | bool | None
 
 

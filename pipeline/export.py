@@ -13,8 +13,6 @@ from pipeline.plan import Plan, Trial
 from pipeline.store import TrialStore
 from reid.config import to_dict
 
-METRICS = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "num_valid", "num_skipped")
-
 
 class Runs(Protocol):
     """Where the trials are in MLflow, as far as it is known."""
@@ -58,7 +56,7 @@ def _row(trial: Trial, store: TrialStore) -> dict[str, Any]:
     return row | (_result(store.result(trial.key)) if state == "done" else _NOTHING)
 
 
-_NOTHING: dict[str, Any] = dict.fromkeys(METRICS, float("nan")) | {
+_NOTHING: dict[str, Any] = {
     "epochs": 0,
     "seconds": float("nan"),
     **dict.fromkeys(("device", "commit", "python", "torch", "started", "finished"), ""),
@@ -70,7 +68,7 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
     metrics, cost, environment = result["metrics"], result["cost"], result["environment"]
     return {
         "status": result["status"],
-        **{name: float(metrics[name]) if name in metrics else float("nan") for name in METRICS},
+        **{name: float(value) for name, value in metrics.items()},
         "epochs": result["epochs"],
         "seconds": cost["seconds"],
         "device": cost["device"],

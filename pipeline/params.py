@@ -31,9 +31,13 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address 
 
 
 class Prepare(Section):
-    """Raw images to packed arrays. `root`: where the data sets lie; `image_size`: the height and width to pack at."""
+    """Raw images to packed arrays. `root`: where the data sets lie; `image_size`: the height and width to pack at.
+
+    `allow_withdrawn`: read data sets that their authors have taken back.
+    """
 
     root: str | None
+    allow_withdrawn: bool
     image_size: tuple[Count, Count]
     skip_bad: bool
     workers: Count | None

@@ -14,7 +14,7 @@ from pipeline.params import Params, overridden, scaled
 from pipeline.strict import ParamsError, override, redact, unknown
 from reid import methods
 from reid.config import Settings, TrialConfig, flatten, to_dict
-from reid.data.readers import readers
+from reid.data.readers import reader, readers
 
 Digests = Mapping[str, str]  # of a data set, by what a trial is evaluated on: "val" or "test"
 
@@ -191,7 +191,9 @@ def resolve(params: Params, experiments: Sequence[Experiment]) -> dict[str, list
 def make_trial(
     config: TrialConfig, dataset: str, digests: Digests, *, name: str = "", search: dict[str, Any] | None = None
 ) -> Trial:
-    """The trial of a resolved configuration; the name is readable and ends in the start of the key.
+    """The trial of a configuration on a data set, scored by the data set's rule unless the configuration names one.
+
+    Its name is readable and ends in the start of the key.
 
     Args:
         config: the trial's.
@@ -200,6 +202,9 @@ def make_trial(
         name: the readable part; empty: made of method, variant, data set and seed.
         search: the rules of the search that may stop it early.
     """
+    source = reader(dataset)
+    protocol = config.recipe.protocol.resolved(source.rule, source.ranks)
+    config = replace(config, recipe=replace(config.recipe, protocol=protocol))
     spec = keys.trial_spec(
         config,
         dataset=dataset,
@@ -245,6 +250,7 @@ def _planned(row: Row, config: TrialConfig | None, params: Params, data: Mapping
 
 
 def _cell(config: TrialConfig, dataset: str, digests: Digests, seeds: Sequence[int]) -> list[Trial]:
+    """The final trials of a configuration on a data set, one for each seed."""
     return [make_trial(replace(config, evaluate_on="test", seed=seed), dataset, digests) for seed in seeds]
 
 

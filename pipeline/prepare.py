@@ -16,8 +16,10 @@ def run(root: Path, dataset: str, params: Params) -> None:
 
     Raises:
         FileNotFoundError: the raw folder is not there; the message shows what was expected where.
-        ValueError: images are bad, names do not parse, or the identities of train and test overlap.
+        ValueError: images are bad, names do not parse, the identities of train and test overlap, or the data set is
+            withdrawn and not allowed.
     """
+    _check_withdrawn(dataset, allowed=params.prepare.allow_withdrawn)
     raw = _draw(root, params) if dataset == "synthetic" else _raw_root(root, params)
     with counted(f"packing {dataset}") as progress:
         info = pack(
@@ -30,6 +32,15 @@ def run(root: Path, dataset: str, params: Params) -> None:
             progress=progress,
         )
     print(_summary(info))
+
+
+def _check_withdrawn(dataset: str, *, allowed: bool) -> None:
+    notice = reader(dataset).withdrawn
+    if notice is None:
+        return
+    if not allowed:
+        raise ValueError(f"{dataset}: {notice} To read it all the same: prepare.allow_withdrawn: true in params.yaml")
+    print(f"{dataset}: {notice}")
 
 
 def _draw(root: Path, params: Params) -> Path:

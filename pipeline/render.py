@@ -304,8 +304,10 @@ _WORDS: dict[tuple[str, str], str] = {
     ("normalise", "false"): "features not normalised",
     ("flip", "true"): "features averaged over image and mirror",
     ("flip", "false"): "no flip averaging",
-    ("camera_rule", "true"): "same-camera images of the query's identity dropped",
-    ("camera_rule", "false"): "same-camera images kept",
+    ("rule", '"cross_camera"'): "same-camera images of the query's identity dropped",
+    ("rule", '"query_gallery"'): "queries against a gallery, cameras not looked at",
+    ("rule", '"leave_one_out"'): "every image against all the others",
+    ("rule", '"one_shot"'): "one drawn image of each identity as the gallery",
     ("ap", '"hits"'): "AP as the mean precision at the hits",
     ("ap", '"trapezoid"'): "AP by the trapezoid rule",
     ("ap", '"cut50"'): "AP cut at rank 50",
@@ -317,7 +319,8 @@ _WORDS: dict[tuple[str, str], str] = {
 def protocol_words(protocol: Mapping[str, Any]) -> str:
     """A protocol in words; a field without words is printed as it is, so that none is left out."""
     order = [field for field, _ in _WORDS]
-    fields = sorted(protocol, key=lambda field: order.index(field) if field in order else len(order))
+    draws = {"draws", "draw_seed"} if protocol.get("rule") != "one_shot" else set()  # nothing is drawn elsewhere
+    fields = sorted(protocol.keys() - draws, key=lambda field: (order.index(field) if field in order else 99, field))
     values = [(field, json.dumps(protocol[field])) for field in fields]
     return "; ".join(_WORDS.get((field, value)) or f"{field} {value.strip('[]')}" for field, value in values)
 

@@ -12,16 +12,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pydantic
 
 from pipeline import figures, published, render, tables
+from pipeline.experiments import Metric
 from pipeline.published import PublishedTable
 from pipeline.tables import Cell, Experiment, Group, Panel, Row, Run, SearchEntry, Table
 
-METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP")
+METRICS: tuple[str, ...] = get_args(Metric)
 STATUSES = ("done", "pruned", "failed", "missing")
 _TEXTS = {name for name, field in Run.__dataclass_fields__.items() if field.type is str} | {"status"}
 
@@ -82,7 +83,7 @@ def read_runs(path: Path) -> dict[str, Run]:
         ValueError: a column lacks, two lines have one key, or a status is unknown.
     """
     frame = pd.read_parquet(_present(path))
-    wanted = {*Run.__dataclass_fields__} - {"metrics"} | {*METRICS}
+    wanted = {*Run.__dataclass_fields__} - {"metrics"}
     if absent := sorted(wanted - {*frame.columns}):
         raise ValueError(f"{path}: no column {', '.join(absent)}; run the sweep stage again")
     if not frame["key"].is_unique:
@@ -105,7 +106,7 @@ def as_run(record: Mapping[Any, Any]) -> Run:
     return Run(
         **texts,
         seed=int(record["seed"]),
-        metrics={name: float(record[name]) for name in METRICS if not pd.isna(record[name])},
+        metrics={name: float(record[name]) for name in METRICS if not pd.isna(record.get(name))},
         protocol=json.loads(record["protocol"]),
         config=json.loads(record["config"]),
         seconds=0.0 if pd.isna(record["seconds"]) else float(record["seconds"]),
@@ -254,13 +255,14 @@ def _files(table: Table, searches: Sequence[render.Search]) -> dict[str, str]:
 def _table_plot(table: Table) -> str:
     """For `dvc plots`: one line for each row and data set, with every metric measured there, in percent."""
     several = len({panel.dataset for panel in table.panels}) > 1
-    lines = []
-    for panel in (panel for panel in table.panels if panel.done):
+    lines, done = [], [panel for panel in table.panels if panel.done]
+    names = [name for name in METRICS if any(name in run.metrics for panel in done for run in panel.done)]
+    for panel in done:
         label = f"{panel.label} ({panel.title})" if several else panel.label
-        measured = [[run.metrics[name] for run in panel.done if name in run.metrics] for name in METRICS]
+        measured = [[run.metrics[name] for run in panel.done if name in run.metrics] for name in names]
         means = [f"{100 * statistics.fmean(values):.2f}" if values else "" for values in measured]
         lines.append([label, panel.title, *means])
-    return _csv(["row", "dataset", *METRICS], lines)
+    return _csv(["row", "dataset", *names], lines)
 
 
 def _search_plot(searches: Sequence[render.Search]) -> str:

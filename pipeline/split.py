@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.params import Params
 from reid.data import manifest
+from reid.data.readers import reader
 from reid.data.split import make_split
 
 
@@ -18,7 +19,10 @@ def run(root: Path, dataset: str, params: Params) -> None:
     if not (folder / "manifest.parquet").is_file():
         raise FileNotFoundError(f"{folder / 'manifest.parquet'} is missing; run: python -m pipeline prepare {dataset}")
     split = make_split(
-        manifest.read(folder / "manifest.parquet"), val_fraction=params.split.val_fraction, seed=params.split.seed
+        manifest.read(folder / "manifest.parquet"),
+        val_fraction=params.split.val_fraction,
+        seed=params.split.seed,
+        rule=reader(dataset).rule,
     )
     split.save(folder / "split.json")
     print(

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from pipeline.published import PublishedTable
+from reid.data.readers import reader
 
 DASH = "–"
 MINUS = "−"
@@ -280,10 +281,11 @@ def _shared(experiment: Experiment, printed: PublishedTable, dataset: str) -> tu
 
 
 def _counterpart(key: str, title: str, metrics: tuple[str, ...], panels: Sequence[Panel]) -> list[Group]:
-    """The published columns of a data set that is ours too, and the difference where the camera rule is the papers'."""
-    if all(run.protocol["camera_rule"] for panel in panels for run in panel.runs):
+    """The published columns of a data set that is ours too, and the difference where the rule is the papers'."""
+    rules = {run.protocol["rule"] for panel in panels for run in panel.runs}
+    if rules <= {(own := reader(key).rule)}:
         return [_printed(title, metrics), Group(kind="difference", dataset=key, title=title, metrics=metrics)]
-    reason = f"{title} is scored here with same-camera images, in the papers without"
+    reason = f"{title} is scored here by the rule {', '.join(sorted(rules - {own}))}, in the papers by {own}"
     return [_printed(title, metrics, not_comparable=reason)]
 
 

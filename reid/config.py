@@ -130,6 +130,14 @@ class Schedule(Settings):
     time_scale: Annotated[float, Range(1e-4)] = 1.0
 
 
+# Who is ranked against whom; a data set says which of these is its own.
+# cross_camera: queries against a gallery, without gallery images of the query's identity from the query's camera.
+# query_gallery: the same, cameras not looked at. leave_one_out: every test image against all the others.
+# one_shot: one image of each identity, drawn at random, is the gallery and the rest are queries; the mean over draws.
+Rule = Literal["cross_camera", "query_gallery", "leave_one_out", "one_shot"]
+Ranks = tuple[Count, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Settings):
     """How a ranking is scored: everything that moves the number, so that it can be printed under the table.
@@ -138,16 +146,23 @@ class Protocol(Settings):
     `ap`: `hits` (mean precision at the hits), `trapezoid` (the official Market-1501 script), `cut50` (BDB's code: hits
     in the first 50 over all positives). `ties` among equal distances: `expected` takes the expectation over tied
     orders, `pessimistic` puts every wrong image first; index order never decides.
-    `camera_rule`: for each query, drop gallery images of the same identity and the same camera.
+    `rule` and `ranks`, the K of Rank-K or Recall@K: None takes those of the data set. `draws` and `draw_seed` are those
+    of rule `one_shot`.
     """
 
     distance: Literal["euclidean", "cosine"] = "euclidean"
     normalise: bool = False
     flip: bool = False
-    camera_rule: bool = True
     ap: Literal["hits", "trapezoid", "cut50"] = "hits"
     ties: Literal["expected", "pessimistic"] = "expected"
-    ranks: tuple[Count, ...] = (1, 5, 10)
+    rule: Rule | None = None
+    ranks: Ranks | None = None
+    draws: Count = 10
+    draw_seed: Annotated[int, Range(0)] = 0
+
+    def resolved(self, rule: Rule = "cross_camera", ranks: Ranks = (1, 5, 10)) -> "Protocol":
+        """This protocol with what it leaves open filled in; by default as Market-1501 has it."""
+        return dataclasses.replace(self, rule=self.rule or rule, ranks=self.ranks or ranks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,9 @@ class _Trial:
     def score(self) -> RetrievalResult:
         """Rank the gallery for every query of the held-out or the test split."""
         if self.retrieval is None:
-            query, gallery = (self._embeddings(rows) for rows in self.data.scored(self.config.evaluate_on))
+            query_rows, gallery_rows = self.data.scored(self.config.evaluate_on)
+            gallery = self._embeddings(gallery_rows)
+            query = gallery if np.array_equal(query_rows, gallery_rows) else self._embeddings(query_rows)
             self.retrieval = evaluate(query, gallery, self.recipe.protocol)
         return self.retrieval
 

@@ -1,13 +1,15 @@
-"""What docs/methods.md says of the methods is true of the code."""
+"""What the pages in docs say of the methods and the data sets is true of the code."""
 
 import re
 
 import pytest
 
 from reid import methods
+from reid.data.readers import readers
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()
+DATA_SETS = (ROOT / "docs" / "data-sets.md").read_text()
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -23,7 +25,13 @@ def test_settings_that_the_page_says_can_be_tuned_exist() -> None:
     assert set(named) <= fields
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", PAGE)
+def test_every_data_set_is_on_the_page() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", DATA_SETS, re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(readers())
+
+
+@pytest.mark.parametrize("page", [PAGE, DATA_SETS])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", page)
     assert targets
     assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []

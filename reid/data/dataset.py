@@ -109,7 +109,7 @@ def _fits(splits: Split, manifest: pd.DataFrame) -> bool:
     identities, part = manifest["identity"], manifest["split"]
     held = np.flatnonzero((part == "train") & identities.isin(splits.val_identities))
     return (
-        np.array_equal(splits.query, np.flatnonzero(part == "query"))
-        and np.array_equal(splits.gallery, np.flatnonzero((part == "gallery") & (identities != -1)))
-        and np.array_equal(np.sort(np.concatenate([splits.val_query, splits.val_gallery])), held)
+        np.array_equal(splits.query, np.flatnonzero(part.isin(["query", "test"])))
+        and np.array_equal(splits.gallery, np.flatnonzero(part.isin(["gallery", "test"]) & (identities != -1)))
+        and np.array_equal(np.union1d(splits.val_query, splits.val_gallery), held)
     )

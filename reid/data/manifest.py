@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import pandas as pd
 import pyarrow as pa
 
-SplitName = Literal["train", "query", "gallery"]
+SplitName = Literal["train", "query", "gallery", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 _SCHEMA = pa.schema(
@@ -29,7 +29,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Record:
-    """One image as a reader found it: `path` is relative and posix; identity -1 is junk, 0 a distractor."""
+    """One image as a reader found it.
+
+    `path` is relative and posix. Identity -1 is junk, 0 a distractor. Cameras count from 1; a set without cameras has 0
+    everywhere. An image of the split `test` is query and gallery both: each is asked for among the others, or the
+    gallery is drawn from them.
+    """
 
     path: str
     identity: int
@@ -39,14 +44,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Expected:
-    """The size of a split of the real data set; `identities` counts those above 0, None where it is not known."""
+    """The size of a split of the real data set; `identities` counts those above 0. None is what is not known."""
 
-    images: int
+    images: int | None
     identities: int | None = None
 
 
 def tabulate(records: Iterable[Record]) -> pd.DataFrame:
-    """The records as a table in manifest order (train, query, gallery; then path), still without `sha256`.
+    """The records as a table in manifest order (train, query, gallery, test; then path), still without `sha256`.
 
     Raises:
         ValueError: an identity is in both train and test, or a query has no identity; the message lists them.
@@ -70,7 +75,7 @@ def _check_identities(table: pd.DataFrame) -> None:
     if shared:
         listed = ", ".join(map(str, shared))
         raise ValueError(f"{len(shared)} identities are in both the training and the test split: {listed}")
-    nameless = table.loc[(table["split"] == "query") & (table["identity"] <= 0), "path"]
+    nameless = table.loc[table["split"].isin(["query", "test"]) & (table["identity"] <= 0), "path"]
     if len(nameless):
         raise ValueError(f"{len(nameless)} query images are junk or distractors: {_shorten(nameless)}")
 
@@ -90,8 +95,8 @@ def count_warnings(manifest: pd.DataFrame, expected: Mapping[str, Expected]) -> 
     found = counts(manifest)
     warnings = []
     for split, wanted in expected.items():
-        images, identities = found[split]["images"], found[split]["identities"]
-        if images != wanted.images:
+        images, identities = (found[split][name] if split in found else 0 for name in ("images", "identities"))
+        if wanted.images is not None and images != wanted.images:
             warnings.append(f"{split} has {images:,} images, the published set has {wanted.images:,}")
         if wanted.identities is not None and identities != wanted.identities:
             warnings.append(f"{split} has {identities:,} identities, the published set has {wanted.identities:,}")
@@ -99,16 +104,17 @@ def count_warnings(manifest: pd.DataFrame, expected: Mapping[str, Expected]) -> 
 
 
 def counts(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Images, identities above 0 and cameras of every split."""
-    result: dict[str, dict[str, int]] = {}
-    for split in SPLITS:
-        part = manifest[manifest["split"] == split]
-        result[split] = {
+    """Images, identities above 0 and cameras (0: none are known) of every split that has images."""
+    parts = {split: manifest[manifest["split"] == split] for split in SPLITS}
+    return {
+        split: {
             "images": len(part),
             "identities": int(part.loc[part["identity"] > 0, "identity"].nunique()),
-            "cameras": int(part["camera"].nunique()),
+            "cameras": int(part.loc[part["camera"] > 0, "camera"].nunique()),
         }
-    return result
+        for split, part in parts.items()
+        if len(part)
+    }
 
 
 def digest(manifest: pd.DataFrame, packed_shape: Sequence[int]) -> str:

@@ -141,7 +141,7 @@ def _cameras(side: str, images: Embeddings) -> Ints:
     if images.cameras is None:
         raise ValueError(
             f"the {side} has no cameras, and the protocol's camera rule needs them: give Embeddings(..., cameras=...) "
-            "or score with Protocol(camera_rule=False)"
+            "or score with Protocol(rule='query_gallery')"
         )
     return labels(images.cameras)
 

@@ -1,7 +1,7 @@
 """One evaluation, from features to scores."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -12,8 +12,9 @@ from reid.evaluation.distances import distances, float32_matmul
 from reid.evaluation.embeddings import Embeddings, Ints, Matches, labels, tensor
 from reid.evaluation.measures import Floats
 from reid.evaluation.ranking import place
+from reid.evaluation.rules import check_same, one_shot_draws, select, without_itself
 
-DEFAULT = Protocol()
+DEFAULT = Protocol().resolved()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,8 +44,12 @@ class RetrievalResult:
     protocol: Protocol
 
     def metrics(self) -> dict[str, float]:
-        """The scalars by the names that tables use: mAP, mINP and each Rank-k as fractions, num_valid, num_skipped."""
-        ranks = {f"Rank-{rank}": float(self.cmc[rank - 1]) for rank in self.protocol.ranks}
+        """The scalars by the names that tables use: mAP, mINP and Rank-K as fractions, num_valid, num_skipped.
+
+        Without cameras or drawn galleries, as in image retrieval, the share found among K is called Recall@K.
+        """
+        word = "Recall@" if self.protocol.rule in ("query_gallery", "leave_one_out") else "Rank-"
+        ranks = {f"{word}{rank}": float(self.cmc[rank - 1]) for rank in self.protocol.ranks or ()}
         counts = {"num_valid": float(self.num_valid), "num_skipped": float(self.num_skipped)}
         return {"mAP": self.mean_ap, "mINP": self.mean_inp} | ranks | counts
 
@@ -62,24 +67,57 @@ def evaluate(query: Embeddings, gallery: Embeddings, protocol: Protocol = DEFAUL
 
     Args:
         query: the images searched for; their identities are above 0.
-        gallery: the images searched.
-        protocol: what is ranked and how it is scored. Its `flip` is for whoever extracts the features.
+        gallery: the images searched. Where every image plays both parts (`leave_one_out`, `one_shot`), those of the
+            query in the same order.
+        protocol: what is ranked and how it is scored; what it leaves open is as for Market-1501. Its `flip` is for
+            whoever extracts the features.
 
     Raises:
         ValueError: cameras are missing and the camera rule needs them, numbers of dimensions differ, a feature is not
-            finite, a query has no identity, or no query has a match.
+            finite, a query has no identity, no query has a match, or query and gallery should be the same and are not.
     """
+    protocol = protocol.resolved()
+    if protocol.rule in ("leave_one_out", "one_shot"):
+        check_same(query, gallery, protocol.rule)
+    if protocol.rule == "one_shot":
+        return _over_draws(query, protocol)
+    if protocol.rule == "leave_one_out":
+        query = gallery = without_itself(query)
+    return _rank(query, gallery, protocol)
+
+
+def _rank(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> RetrievalResult:
     features, gallery_features = tensor(query.features), tensor(gallery.features)
     if features.shape[1] != gallery_features.shape[1]:
         raise ValueError(
             f"query features have {features.shape[1]} dimensions and gallery features {gallery_features.shape[1]}: "
             "they come from different networks"
         )
-    matches = Matches.find(query, gallery, camera_rule=protocol.camera_rule)
+    matches = Matches.find(query, gallery, camera_rule=protocol.rule in ("cross_camera", "leave_one_out"))
     _check_any_match(labels(query.ids), matches)
     cosine = protocol.normalise or protocol.distance == "cosine"
     with float32_matmul(gallery_features.device):
         return score(distances(features, gallery_features, matches.valid, cosine=cosine), matches, protocol)
+
+
+def _over_draws(images: Embeddings, protocol: Protocol) -> RetrievalResult:
+    """Means over the draws; an image's AP and first rank are means over the draws in which it was a query."""
+    sums, times = np.zeros((2, len(images.ids))), np.zeros(len(images.ids))
+    results = []
+    for queries, gallery in one_shot_draws(labels(images.ids), draws=protocol.draws, seed=protocol.draw_seed):
+        result = _rank(select(images, queries), select(images, gallery), protocol)
+        sums[:, queries] += result.average_precision, result.first_match_rank
+        times[queries] += 1
+        results.append(result)
+    precision, first = np.where(times > 0, sums / np.maximum(times, 1), np.nan)
+    return replace(
+        results[0],
+        mean_ap=float(np.mean([result.mean_ap for result in results])),
+        mean_inp=float(np.mean([result.mean_inp for result in results])),
+        cmc=np.mean([result.cmc for result in results], axis=0),
+        average_precision=precision,
+        first_match_rank=first,
+    )
 
 
 def score(
@@ -94,7 +132,8 @@ def score(
         protocol: its `ap`, `ties` and `ranks` are used.
         cut: the last rank that `cut50` looks at.
     """
-    num_queries, num_valid, num_ranks = len(matches.num_matches), len(matches.valid), max(protocol.ranks)
+    protocol = protocol.resolved()
+    num_queries, num_valid, num_ranks = len(matches.num_matches), len(matches.valid), max(protocol.ranks or ())
     precision, first, penalty = np.full((3, num_queries), np.nan)
     found = np.zeros(num_ranks)
     for queries, values in ranked:

@@ -99,7 +99,7 @@ def trial(
         "Rank-10": min(mean_ap * 2.1, 1.0),
         "num_valid": 240,
         "num_skipped": 0,
-        "protocol": json.dumps(to_dict(Protocol()), sort_keys=True),
+        "protocol": json.dumps(to_dict(Protocol().resolved()), sort_keys=True),
         "data_digest": digest("data", dataset, length=64),
         "code_digest": digest("code", "bdb", length=64),
         "config": json.dumps(config, sort_keys=True),

@@ -186,8 +186,8 @@ WRONG = {
     "unknown metric": (
         "[Rank-1, mAP]",
         "[Rank-1, map]",
-        "paper.yaml: bdb_table2: metrics[1] is the text 'map'; allowed: mAP, mINP, Rank-1, Rank-5, Rank-10; did you "
-        "mean mAP?",
+        "metrics[1] is the text 'map'; allowed: Rank-1, Rank-5, Rank-10, Recall@1, Recall@2, Recall@4, Recall@8, "
+        "Recall@10, Recall@20, Recall@30, Recall@40, Recall@50, Recall@100, Recall@1000, mAP, mINP; did you mean mAP?",
     ),
     "a metric twice": (
         "[Rank-1, mAP]",

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.params import Params, ParamsError, load
 from pipeline.strict import Section
+from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,6 +23,7 @@ prepare:
   root: null
   image_size: [384, 128]
   skip_bad: false
+  allow_withdrawn: false
   workers: null
   synthetic:
     cameras: 6
@@ -223,7 +225,8 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "unknown data set": (
         "datasets: [synthetic]",
         "datasets: [syntetic]",
-        "params.yaml: datasets is the text 'syntetic'; allowed: market1501, synthetic; did you mean synthetic?",
+        f"params.yaml: datasets is the text 'syntetic'; allowed: {', '.join(sorted(readers()))}; did you mean "
+        "synthetic?",
     ),
     "unknown profile": (
         "profile: demo",

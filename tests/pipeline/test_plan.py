@@ -68,6 +68,8 @@ def test_a_row_is_the_recipe_then_the_profile_then_its_own_overrides() -> None:
         **{f"model.{path}": value for path, value in flatten(to_dict(methods.variants("bdb")["authors_code"]))},
         **PARAMS.profiles["demo"].overrides,
         **own,
+        "recipe.protocol.rule": "cross_camera",  # the data set's
+        "recipe.protocol.ranks": (1, 5, 10),
         "method": "bdb",
         "evaluate_on": "test",
         "seed": 0,
@@ -75,6 +77,18 @@ def test_a_row_is_the_recipe_then_the_profile_then_its_own_overrides() -> None:
     assert {path: list(v) if isinstance(v, tuple) else v for path, v in found.items()} == {
         path: list(v) if isinstance(v, tuple) else v for path, v in expected.items()
     }
+
+
+def test_a_data_set_says_how_it_is_scored_unless_the_row_does() -> None:
+    own = {"recipe.protocol.rule": "query_gallery", "recipe.protocol.ranks": [1, 20]}
+    params = PARAMS.model_copy(update={"datasets": ("cub200",), "seeds": (0,)})
+    data = {"cub200": {"val": "v", "test": "t"}}
+    found = expand(params, [table(BDB, {**BDB, "label": "Own", "overrides": own})], data)
+    protocols = [trial.config.recipe.protocol for trial in found.trials.values()]
+    assert [(item.rule, item.ranks) for item in protocols] == [
+        ("leave_one_out", (1, 2, 4, 8)),
+        ("query_gallery", (1, 20)),
+    ]
 
 
 def test_trials_of_rows_score_the_test_split_and_searches_the_held_out_identities() -> None:

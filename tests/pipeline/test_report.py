@@ -230,7 +230,7 @@ def test_a_broken_plan_is_an_error_with_the_path(tmp_path: Path, changes: dict[s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame.drop(columns=["torch", "mAP"]), "no column mAP, torch"),
+        (lambda frame: frame.drop(columns=["torch"]), "no column torch"),
         (lambda frame: pd.concat([frame, frame[:1]]), "more than one line for"),
         (lambda frame: frame.assign(status="ready"), "unknown status ready; expected done, pruned, failed, missing"),
     ],

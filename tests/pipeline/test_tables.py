@@ -168,13 +168,15 @@ def test_another_data_set_gets_the_first_published_one_and_no_difference() -> No
     assert table.groups[1].not_comparable == "measured on Embedded set, published on Market-1501"
 
 
-def test_without_the_camera_rule_nothing_is_compared() -> None:
+def test_under_another_rule_nothing_is_compared() -> None:
     rows, entry = seeds([0.3], "BDB", dataset="market1501")
-    protocol = json.loads(rows[0]["protocol"]) | {"camera_rule": False}
+    protocol = json.loads(rows[0]["protocol"]) | {"rule": "query_gallery"}
     rows[0]["protocol"] = json.dumps(protocol)
     table = build(rows, [entry], published="bdb_table1", published_datasets=["Market-1501"])
     assert [group.kind for group in table.groups] == ["ours", "published"]
-    assert "same-camera" in table.groups[1].not_comparable
+    assert table.groups[1].not_comparable == (
+        "Market-1501 is scored here by the rule query_gallery, in the papers by cross_camera"
+    )
 
 
 def test_a_metric_the_paper_does_not_print_has_no_published_column() -> None:
@@ -234,7 +236,7 @@ def _two(change: dict[str, Any], **columns: Any) -> Table:
 @pytest.mark.parametrize(
     ("change", "columns", "what"),
     [
-        ({}, {"protocol": json.dumps({"camera_rule": True, "flip": True})}, "protocol: flip (Embedded set)"),
+        ({}, {"protocol": json.dumps({"rule": "cross_camera", "flip": True})}, "protocol: flip (Embedded set)"),
         ({}, {"data_digest": "f" * 64}, "data digest (Embedded set)"),
         ({}, {"code_digest": "f" * 64}, "code digest (bdb)"),
         ({"precision": "bf16"}, {}, "precision"),

@@ -23,7 +23,7 @@ from reid.evaluation.retrieval import score
 
 Array = NDArray[Any]
 AP_KINDS = ("hits", "trapezoid", "cut50")
-ANY_CAMERA = Protocol(camera_rule=False)
+ANY_CAMERA = Protocol(rule="query_gallery")
 
 
 # The definitions, written down as slowly as they read.
@@ -72,14 +72,16 @@ def scores_of(ranked: Sequence[tuple[float, bool]], protocol: Protocol, cut: int
         ap=float(sum(ap_of(ranking, protocol.ap, cut) for ranking in rankings) / len(rankings)),
         inp=float(np.mean([sum(rankings[0]) / last for last in lasts])),
         first=float(np.mean(firsts)),
-        cmc=[float(np.mean([first <= k for first in firsts])) for k in range(1, max(protocol.ranks) + 1)],
+        cmc=[
+            float(np.mean([first <= k for first in firsts])) for k in range(1, max(protocol.resolved().ranks or ()) + 1)
+        ],
     )
 
 
 def cleaned(query: int, distance: Array, labels: dict[str, Array], protocol: Protocol) -> list[tuple[float, bool]]:
     same = labels["gallery_ids"] == labels["ids"][query]
     drop = labels["gallery_ids"] == -1
-    if protocol.camera_rule:
+    if protocol.rule != "query_gallery":
         drop |= same & (labels["gallery_cameras"] == labels["cameras"][query])
     return [(float(d), bool(s)) for d, s in zip(distance[~drop], same[~drop], strict=True)]
 
@@ -106,7 +108,7 @@ def score_matrix(matrix: Any, protocol: Protocol, labels: dict[str, Any], *, cut
     blank = [np.zeros((len(labels[name]), 1), np.float32) for name in ("ids", "gallery_ids")]
     query = Embeddings(blank[0], np.asarray(labels["ids"]), np.asarray(labels["cameras"]))
     gallery = Embeddings(blank[1], np.asarray(labels["gallery_ids"]), np.asarray(labels["gallery_cameras"]))
-    matches = Matches.find(query, gallery, camera_rule=protocol.camera_rule)
+    matches = Matches.find(query, gallery, camera_rule=protocol.rule != "query_gallery")
     values = torch.tensor(matrix, dtype=torch.float32)
     return score(
         ((matches.valid[i : i + 1], values[[q]]) for i, q in enumerate(matches.valid)), matches, protocol, cut=cut
@@ -181,7 +183,7 @@ def test_vector_b_the_full_rule(kind: Any, each: list[float], mean: float) -> No
     [
         (Protocol(ranks=(1, 3)), [1, 1, 1, 0, 0, 2, 2, 0, 3, 9], 0.0, 0.5, 0.35),  # junk as wrong images
         (Protocol(ranks=(1, 3)), [1, 1, 1, -1, -1, 2, 2, -1, 3, 9], 0.5, 1.0, 0.75),  # distractors as junk
-        (Protocol(ranks=(1, 3), camera_rule=False), VECTOR_B["gallery_ids"], 1.0, 1.0, 0.872222),
+        (Protocol(ranks=(1, 3), rule="query_gallery"), VECTOR_B["gallery_ids"], 1.0, 1.0, 0.872222),
     ],
 )
 def test_vector_b_each_rule_moves_the_number(
@@ -279,7 +281,7 @@ protocols = st.builds(
     Protocol,
     ap=st.sampled_from(AP_KINDS),
     ties=st.sampled_from(("expected", "pessimistic")),
-    camera_rule=st.booleans(),
+    rule=st.sampled_from((None, "cross_camera", "query_gallery")),
     ranks=st.sampled_from([(1,), (1, 5, 10), (2, 3)]),
 )
 
@@ -306,7 +308,7 @@ def test_scores_are_the_mean_over_all_tied_orders(
 @given(st.lists(st.tuples(small, st.booleans()), min_size=1, max_size=10), st.integers(1, 10))
 def test_the_cut_falls_inside_a_tie(ranked: list[tuple[int, bool]], cut: int) -> None:
     ranked.append((2, True))
-    protocol = Protocol(ap="cut50", camera_rule=False)
+    protocol = Protocol(ap="cut50", rule="query_gallery")
     labels = {
         "ids": [1],
         "cameras": [0],

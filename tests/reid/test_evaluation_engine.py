@@ -14,7 +14,7 @@ from reid.evaluation import Embeddings, RetrievalResult, evaluate
 from reid.evaluation import distances as distances_module
 from reid.evaluation.distances import distances
 
-ANY_CAMERA = Protocol(camera_rule=False)
+ANY_CAMERA = Protocol(rule="query_gallery")
 Array = NDArray[Any]
 
 
@@ -172,8 +172,8 @@ def embeddings(ids: list[int], cameras: list[int] | None = None, value: float = 
     ("query", "gallery", "message"),
     [
         (([1, 2, 3, 3], [0, 0, 0, 0]), ([1, 0, 9, -1], [0, 0, 1, 1]), r"of the 4 queries .* 1 lost .* 3 show one of 2"),
-        (([1], None), ([1], [0]), r"the query has no cameras.*camera_rule=False"),
-        (([1], [0]), ([1], None), r"the gallery has no cameras.*camera_rule=False"),
+        (([1], None), ([1], [0]), r"the query has no cameras.*rule='query_gallery'"),
+        (([1], [0]), ([1], None), r"the gallery has no cameras.*rule='query_gallery'"),
         (([1, 0], [0, 0]), ([1, 0], [1, 1]), r"1 queries have no identity \(the first is query 1 with 0\).*add 1"),
         (([1], [0], 1.0, 3), ([1], [1]), r"query features have 3 dimensions and gallery features 2"),
         (([1], [0], math.nan), ([1], [1]), r"1 query features hold NaN.*image 0"),

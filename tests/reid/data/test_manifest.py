@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from reid.data import manifest as manifests
 from reid.data.manifest import Expected, Record, SplitName, atomically
-from reid.data.readers import reader, readers
 
-SPLIT_OF = st.sampled_from(["train", "query", "gallery"])
+SPLIT_OF = st.sampled_from(["train", "query", "gallery", "test"])
 
 
 def record(path: str, identity: int, split: SplitName, camera: int = 1) -> Record:
@@ -40,15 +39,16 @@ def test_rows_are_ordered_by_split_and_then_path() -> None:
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=4), SPLIT_OF), unique=True), st.randoms(use_true_random=False))
 def test_the_order_of_the_records_does_not_matter(names: list[tuple[str, SplitName]], shuffler: random.Random) -> None:
-    records = [record(path, {"train": 1, "query": 2, "gallery": 2}[split], split) for path, split in names]
+    records = [record(path, 1 if split == "train" else 2, split) for path, split in names]
     shuffled = records.copy()
     shuffler.shuffle(shuffled)
     pd.testing.assert_frame_equal(manifests.tabulate(shuffled), manifests.tabulate(records))
 
 
 def test_identities_in_train_and_test_are_listed() -> None:
-    records = [record(f"t{i}", i, "train") for i in (1, 2, 3)] + [record("q", 3, "query"), record("g", 1, "gallery")]
-    with pytest.raises(ValueError, match="2 identities are in both the training and the test split: 1, 3"):
+    records = [record(f"t{i}", i, "train") for i in (1, 2, 3, 4)]
+    records += [record("q", 3, "query"), record("g", 1, "gallery"), record("b", 4, "test")]
+    with pytest.raises(ValueError, match="3 identities are in both the training and the test split: 1, 3, 4"):
         manifests.tabulate(records)
 
 
@@ -58,9 +58,21 @@ def test_junk_and_distractors_may_be_in_both_splits() -> None:
 
 
 @pytest.mark.parametrize("identity", [0, -1])
-def test_a_query_needs_an_identity(identity: int) -> None:
+@pytest.mark.parametrize("split", ["query", "test"])
+def test_a_query_needs_an_identity(identity: int, split: SplitName) -> None:
     with pytest.raises(ValueError, match="1 query images are junk or distractors: q/x"):
-        manifests.tabulate([record("q/x", identity, "query")])
+        manifests.tabulate([record("q/x", identity, split)])
+
+
+def test_images_that_are_query_and_gallery_both_come_last() -> None:
+    records = [record("a", 2, "test", 0), record("z", 1, "train", 0), record("b", 3, "test", 0)]
+    table = manifests.tabulate(records)
+    assert table["path"].tolist() == ["z", "a", "b"]
+    assert table["split"].tolist() == ["train", "test", "test"]
+    assert manifests.counts(table) == {
+        "train": {"images": 1, "identities": 1, "cameras": 0},
+        "test": {"images": 2, "identities": 2, "cameras": 0},
+    }
 
 
 def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
@@ -136,6 +148,21 @@ def test_counts_other_than_the_published_ones_are_warnings() -> None:
     ]
 
 
+def test_what_is_not_known_of_the_published_set_is_no_warning() -> None:
+    assert manifests.count_warnings(small(), {"train": Expected(None), "gallery": Expected(None, 1)}) == []
+    assert manifests.count_warnings(small(), {"train": Expected(None, 9)}) == [
+        "train has 1 identities, the published set has 9"
+    ]
+
+
+def test_a_split_without_images_is_counted_as_such() -> None:
+    assert "test" not in manifests.counts(small())
+    assert manifests.count_warnings(small(), {"test": Expected(7, 3)}) == [
+        "test has 0 images, the published set has 7",
+        "test has 0 identities, the published set has 3",
+    ]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
@@ -148,11 +175,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space left"):
         fail()
     assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("file", "old")]
-
-
-def test_readers_are_found_by_key() -> None:
-    assert readers() == {"market1501": "Market-1501", "synthetic": "Embedded set"}
-    assert reader("synthetic").read is reader("market1501").read
-    assert not reader("synthetic").expected
-    with pytest.raises(ValueError, match=r"no reader for data set 'market'.*did you mean 'market1501'"):
-        reader("market")

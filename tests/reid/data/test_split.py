@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reid.config import Rule
 from reid.data.split import Split, make_split
 
 
@@ -128,3 +129,19 @@ def test_what_is_not_a_split_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "split.json").write_text(text)
     with pytest.raises(ValueError, match=r"split.json is not a split"):
         Split.load(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize("rule", ["leave_one_out", "one_shot"])
+def test_where_images_are_ranked_among_themselves_all_of_them_play_both_parts(rule: Rule) -> None:
+    table = regular(10).assign(camera=0)
+    table.loc[table["split"] != "train", "split"] = "test"
+    lonely = table[table["identity"] == 1].index[1:]  # one image of it is left, which would have no match
+    table = table[table["identity"] > 0].drop(lonely).reset_index(drop=True)
+    for seed in range(20):
+        split = make_split(table, val_fraction=0.3, seed=seed, rule=rule)
+        held = np.flatnonzero(table["identity"].isin(split.val_identities))
+        assert 1 not in split.val_identities
+        assert np.array_equal(split.val_query, held)
+        assert np.array_equal(split.val_gallery, held)
+        assert np.array_equal(split.query, np.flatnonzero(table["split"] == "test"))
+        assert np.array_equal(split.gallery, split.query)

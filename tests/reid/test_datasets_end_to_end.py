@@ -1,0 +1,50 @@
+"""A miniature of every data set, from its own layout through prepare, split and an epoch to scores by its own rule."""
+
+from pathlib import Path
+
+import pytest
+
+from reid import methods
+from reid.config import Recipe, Sampler, Schedule, TrialConfig
+from reid.data import manifest
+from reid.data.dataset import ReidData
+from reid.data.pack import pack
+from reid.data.readers import reader, readers
+from reid.data.split import make_split
+from reid.train import train
+from tests.reid.data import miniatures
+
+KEYS = sorted(set(readers()) - {"synthetic"})
+
+
+def prepared(key: str, root: Path) -> ReidData:
+    miniatures.write(key, root / "raw")
+    folder = root / "data" / key
+    pack(root / "raw", reader(key).read(root / "raw"), folder, image_size=(64, 32), workers=1)
+    table = manifest.read(folder / "manifest.parquet")
+    make_split(table, val_fraction=0.34, seed=0, rule=reader(key).rule).save(folder / "split.json")
+    return ReidData.load(folder)
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "val"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_data_set_trains_and_is_scored_by_its_own_rule(key: str, evaluate_on: str, tmp_path: Path) -> None:
+    data, source = prepared(key, tmp_path), reader(key)
+    protocol = Recipe().protocol.resolved(source.rule, source.ranks)
+    recipe = Recipe(
+        backbone="resnet10_w16",
+        weights=None,
+        image_size=(64, 32),
+        sampler=Sampler(identities=2, images=2),
+        schedule=Schedule(epochs=1),
+        protocol=protocol,
+    )
+    config = TrialConfig(method="baseline", model=methods.config("baseline"), recipe=recipe, evaluate_on=evaluate_on)  # type: ignore[arg-type]
+    result = train(config, data, lambda metrics: None)
+    word = "Rank-" if source.rule in ("cross_camera", "one_shot") else "Recall@"
+    expected = {"mAP", "mINP", "num_valid", "num_skipped", *(f"{word}{rank}" for rank in source.ranks)}
+    assert set(result.metrics) == expected
+    assert 0 < result.metrics["mAP"] <= 1
+    assert result.metrics["num_valid"] > 0
+    assert result.metrics["num_skipped"] == 0
+    assert result.retrieval.protocol == protocol
