@@ -4,9 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from pipeline.params import Params
 from pipeline.progress import counted
-from reid.data import synthetic
+from reid.data import generic, manifest, synthetic
 from reid.data.pack import PackInfo, pack
 from reid.data.readers import reader
 
@@ -32,6 +34,14 @@ def run(root: Path, dataset: str, params: Params) -> None:
             progress=progress,
         )
     print(_summary(info))
+    if dataset == "manifest":
+        _say_rule(manifest.read(root / "data" / dataset / "manifest.parquet"))
+
+
+def _say_rule(table: pd.DataFrame) -> None:
+    """The camera rule leaves nothing to rank where there are no cameras: say what to set before anything trains."""
+    if (rule := generic.rule_of(table)) != reader("manifest").rule:
+        print(f"this set cannot be scored across cameras; set in the profile's overrides: recipe.protocol.rule: {rule}")
 
 
 def _check_withdrawn(dataset: str, *, allowed: bool) -> None:

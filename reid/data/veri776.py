@@ -20,7 +20,6 @@ _HOMES = (".", "VeRi", "veri", "veri/VeRi", "VeRi/VeRi", "veri776", "veri776/VeR
 _FOLDERS: dict[SplitName, str] = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
 _LABELS: dict[SplitName, str] = {"train": "train_label.xml", "query": "test_label.xml", "gallery": "test_label.xml"}
 _NAME = re.compile(r"(\d{1,18})_c(\d{3})(?!\d)")
-_DECLARATION = re.compile(r"\s*<\?xml.*?\?>", re.DOTALL)
 
 
 def read(root: Path) -> list[Record]:
@@ -48,7 +47,7 @@ def _read_folder(home: Home, split: SplitName) -> Iterator[Record]:
 
 def _read_labels(path: Path) -> dict[str, tuple[int, int]]:
     """Vehicle and camera by image name, from items such as imageName="..." vehicleID="0002" cameraID="c002"."""
-    text = _DECLARATION.sub("", _decode(path), count=1)
+    text = _decode(path)
     if "<!DOCTYPE" in text:
         raise ValueError(f"{path} declares a document type, which a list of labels does not need; get it again")
     try:
@@ -64,7 +63,7 @@ def _read_labels(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _decode(path: Path) -> str:
-    """The text without regard to what the file declares, which is gb2312; Python's XML parser knows no such."""
+    """The text, whatever encoding the file declares: that is gb2312, of which Python's XML parser cannot read bytes."""
     content = path.read_bytes()
     for encoding in ("utf-8-sig", "gb18030"):  # the latter contains gb2312
         try:

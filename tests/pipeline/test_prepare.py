@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline import prepare
 from pipeline.params import load
 from tests.conftest import ROOT
+from tests.reid.data import miniatures
 
 
 def test_a_withdrawn_data_set_needs_a_yes_of_its_own(
@@ -20,3 +22,17 @@ def test_a_withdrawn_data_set_needs_a_yes_of_its_own(
     with pytest.raises(FileNotFoundError, match="DukeMTMC-reID is not under"):
         prepare.run(tmp_path, "dukemtmcreid", allowed)
     assert "withdrew in 2019" in capsys.readouterr().out
+
+
+def test_a_manifest_without_cameras_is_told_which_rule_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miniatures.write("manifest", tmp_path / "raw")
+    monkeypatch.setenv("REID_DATASETS", str(tmp_path / "raw"))
+    params = load(ROOT / "params.yaml")
+    prepare.run(tmp_path, "manifest", params)
+    assert "recipe.protocol.rule" not in capsys.readouterr().out
+    file = tmp_path / "raw" / "manifest.csv"
+    pd.read_csv(file).drop(columns="camera").to_csv(file, index=False)
+    prepare.run(tmp_path, "manifest", params)
+    assert "set in the profile's overrides: recipe.protocol.rule: query_gallery" in capsys.readouterr().out

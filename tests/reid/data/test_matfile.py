@@ -120,8 +120,9 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, compressed: bool) -
     whole = path.read_bytes()
     for size in (129, 140, 200, len(whole) - 9):
         path.write_bytes(whole[:size])
+        reason = ".+" if compressed or size < 136 else "it ends early"
         with pytest.raises(
-            ValueError, match=r"x.mat is damaged, or not of the kinds that are read here \(.+\); get it"
+            ValueError, match=rf"x.mat is damaged, or not of the kinds that are read here \({reason}\); get it"
         ):
             matfile.read(path, ["annotations"])
 
