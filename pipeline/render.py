@@ -311,6 +311,8 @@ _WORDS: dict[tuple[str, str], str] = {
     ("ap", '"hits"'): "AP as the mean precision at the hits",
     ("ap", '"trapezoid"'): "AP by the trapezoid rule",
     ("ap", '"cut50"'): "AP cut at rank 50",
+    ("rerank", "true"): "re-ranked by k-reciprocal neighbours",
+    ("rerank", "false"): "not re-ranked",
     ("ties", '"expected"'): "ties in expectation",
     ("ties", '"pessimistic"'): "ties against us",
 }
@@ -319,8 +321,9 @@ _WORDS: dict[tuple[str, str], str] = {
 def protocol_words(protocol: Mapping[str, Any]) -> str:
     """A protocol in words; a field without words is printed as it is, so that none is left out."""
     order = [field for field, _ in _WORDS]
-    draws = {"draws", "draw_seed"} if protocol.get("rule") != "one_shot" else set()  # nothing is drawn elsewhere
-    fields = sorted(protocol.keys() - draws, key=lambda field: (order.index(field) if field in order else 99, field))
+    idle = {"draws", "draw_seed"} if protocol.get("rule") != "one_shot" else set()  # nothing is drawn elsewhere
+    idle |= {"rerank_k1", "rerank_k2", "rerank_weight"} if not protocol.get("rerank") else set()
+    fields = sorted(protocol.keys() - idle, key=lambda field: (order.index(field) if field in order else 99, field))
     values = [(field, json.dumps(protocol[field])) for field in fields]
     return "; ".join(_WORDS.get((field, value)) or f"{field} {value.strip('[]')}" for field, value in values)
 

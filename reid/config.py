@@ -147,7 +147,8 @@ class Protocol(Settings):
     in the first 50 over all positives). `ties` among equal distances: `expected` takes the expectation over tied
     orders, `pessimistic` puts every wrong image first; index order never decides.
     `rule` and `ranks`, the K of Rank-K or Recall@K: None takes those of the data set. `draws` and `draw_seed` are those
-    of rule `one_shot`.
+    of rule `one_shot`. `rerank`: order by k-reciprocal neighbours (Zhong et al., CVPR 2017), with its k1, k2 and, as
+    `rerank_weight`, lambda; none of the five papers' own results is re-ranked.
     """
 
     distance: Literal["euclidean", "cosine"] = "euclidean"
@@ -159,6 +160,17 @@ class Protocol(Settings):
     ranks: Ranks | None = None
     draws: Count = 10
     draw_seed: Annotated[int, Range(0)] = 0
+    rerank: bool = False
+    rerank_k1: Count = 20
+    rerank_k2: Count = 6
+    rerank_weight: Fraction = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rerank and self.rule == "leave_one_out":
+            raise ValueError(
+                "Protocol.rerank is for queries beside a gallery, and rule leave_one_out has none: turn it off"
+            )
 
     def resolved(self, rule: Rule = "cross_camera", ranks: Ranks = (1, 5, 10)) -> "Protocol":
         """This protocol with what it leaves open filled in; by default as Market-1501 has it."""

@@ -31,17 +31,17 @@ def distances(query: Tensor, gallery: Tensor, queries: Ints, *, cosine: bool) ->
     Raises:
         ValueError: a feature is not finite, or so large that its square is not.
     """
-    squares = _squared_lengths("gallery", gallery)
-    _squared_lengths("query", query)
+    squares = squared_lengths("gallery", gallery)
+    squared_lengths("query", query)
     half, scale = squares / 2, -torch.where(squares > 0, squares, 1.0).rsqrt()
     copies, originals = _duplicates(gallery)
     per_block = max(1, BLOCK_VALUES // max(gallery.shape))
     per_part = per_block if gallery.device.type != "cpu" else max(1, PART_VALUES // len(gallery))
     products = gallery.new_empty(min(per_block, len(queries)), len(gallery))
-    for block in _slices(len(queries), per_block):
+    for block in slices(len(queries), per_block):
         features = query[torch.from_numpy(queries[block])].to(gallery.device)
         torch.mm(features, gallery.T, out=products[: len(features)])
-        for part in _slices(len(features), per_part):
+        for part in slices(len(features), per_part):
             values = products[part]
             if cosine:
                 values.mul_(scale)
@@ -67,16 +67,17 @@ def float32_matmul(device: torch.device) -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def _slices(count: int, size: int) -> list[slice]:
+def slices(count: int, size: int) -> list[slice]:
+    """Runs of at most `size` consecutive rows out of `count`."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _chunks(features: Tensor) -> list[slice]:
     """Rows to take at a time. Results go to one tensor made before: small ones between large ones break up the heap."""
-    return _slices(len(features), max(1, PART_VALUES // features.shape[1]))
+    return slices(len(features), max(1, PART_VALUES // features.shape[1]))
 
 
-def _squared_lengths(side: str, features: Tensor) -> Tensor:
+def squared_lengths(side: str, features: Tensor) -> Tensor:
     """[N] sums of squares; not through a root, so that whole numbers stay exact and tie where they should."""
     squares = features.new_empty(len(features))
     for chunk in _chunks(features):
@@ -96,8 +97,7 @@ def _duplicates(features: Tensor) -> tuple[Tensor, Tensor]:
     A matmul may round equal rows differently, by their place in its tiles. Their distances are copied instead, so that
     a collapsed network or an image that is in the gallery twice gives ties, and not the order of the files.
     """
-    hashes = _hashes(features).cpu().numpy()
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    _, first, group = np.unique(hashes(features).cpu().numpy(), return_index=True, return_inverse=True)
     earlier = torch.from_numpy(first[group]).to(features.device)
     (repeats,) = torch.nonzero(earlier != torch.arange(len(earlier), device=features.device), as_tuple=True)
     same = torch.zeros_like(repeats, dtype=torch.bool)
@@ -106,14 +106,14 @@ def _duplicates(features: Tensor) -> tuple[Tensor, Tensor]:
     return repeats[same], earlier[repeats[same]]
 
 
-def _hashes(features: Tensor) -> Tensor:
+def hashes(features: Tensor) -> Tensor:
     """[N] int32; integer arithmetic, so that equal rows agree whatever the order of the sum."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**31), 2**31, features.shape[1:], dtype=torch.int32, generator=generator)
     odd = (weights | 1).to(features.device)
-    hashes = odd.new_empty(len(features))
+    sums = odd.new_empty(len(features))
     for chunk in _chunks(features):
         bits = features[chunk].contiguous().view(torch.int32)
         mixed = (bits >> 16).bitwise_xor_(bits)  # whole numbers and half precision leave the low bits empty
-        torch.sum(mixed.mul_(odd), dim=1, dtype=torch.int32, out=hashes[chunk])
-    return hashes
+        torch.sum(mixed.mul_(odd), dim=1, dtype=torch.int32, out=sums[chunk])
+    return sums

@@ -55,11 +55,11 @@ def place(distances: Tensor, matches: Matches, queries: Ints) -> Placement:
     """
     rows, columns = _forget_unranked(distances, matches, queries)
     values = distances[rows, columns]
-    keys, nearest_first = _keys(values, rows).sort()
+    keys, nearest_first = order_keys(values, rows).sort()
     counts = torch.bincount(rows)
     starts = counts.cumsum(0) - counts
     near, num_near = within(distances, values[nearest_first][starts + counts - 1])
-    near_keys = _keys(near, torch.repeat_interleave(num_near))
+    near_keys = order_keys(near, torch.repeat_interleave(num_near))
 
     slots = torch.searchsorted(keys, near_keys)  # the first match that is as far or farther, always of the same query
     up_to = torch.bincount(slots, minlength=len(keys)).cumsum(0) - (num_near.cumsum(0) - num_near)[rows]
@@ -97,7 +97,7 @@ def _forget_unranked(distances: Tensor, matches: Matches, queries: Ints) -> tupl
     return rows[scored], columns[scored]
 
 
-def _keys(values: Tensor, rows: Tensor) -> Tensor:
+def order_keys(values: Tensor, rows: Tensor) -> Tensor:
     """int64 that order as (row, value) do: a float32's bits order as it does, once those of negatives are flipped."""
     bits = (values + 0.0).view(torch.int32)  # adding zero makes -0.0 the 0.0 that it equals
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (rows << 32)

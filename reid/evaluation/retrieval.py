@@ -9,9 +9,10 @@ from torch import Tensor
 from reid.config import Protocol
 from reid.evaluation import measures
 from reid.evaluation.distances import distances, float32_matmul
-from reid.evaluation.embeddings import Embeddings, Ints, Matches, labels, tensor
+from reid.evaluation.embeddings import JUNK, Embeddings, Ints, Matches, labels, tensor
 from reid.evaluation.measures import Floats
 from reid.evaluation.ranking import place
+from reid.evaluation.reranking import reranked
 from reid.evaluation.rules import check_same, one_shot_draws, select, without_itself
 
 DEFAULT = Protocol().resolved()
@@ -87,6 +88,8 @@ def evaluate(query: Embeddings, gallery: Embeddings, protocol: Protocol = DEFAUL
 
 
 def _rank(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> RetrievalResult:
+    if protocol.rerank:  # what is never ranked must not be a neighbour either
+        gallery = select(gallery, np.flatnonzero(labels(gallery.ids) != JUNK))
     features, gallery_features = tensor(query.features), tensor(gallery.features)
     if features.shape[1] != gallery_features.shape[1]:
         raise ValueError(
@@ -97,7 +100,12 @@ def _rank(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> Retriev
     _check_any_match(labels(query.ids), matches)
     cosine = protocol.normalise or protocol.distance == "cosine"
     with float32_matmul(gallery_features.device):
-        return score(distances(features, gallery_features, matches.valid, cosine=cosine), matches, protocol)
+        if not protocol.rerank:
+            return score(distances(features, gallery_features, matches.valid, cosine=cosine), matches, protocol)
+        settings = {"k1": protocol.rerank_k1, "k2": protocol.rerank_k2}
+        weight = protocol.rerank_weight
+        ranked = reranked(features, gallery_features, matches.valid, **settings, weight=weight, cosine=cosine)
+        return score(ranked, matches, protocol)
 
 
 def _over_draws(images: Embeddings, protocol: Protocol) -> RetrievalResult:

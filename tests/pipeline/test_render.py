@@ -327,11 +327,19 @@ def test_changes_that_no_commit_holds_are_shown() -> None:
 
 def test_the_protocol_in_words_leaves_no_field_out() -> None:
     words = render.protocol_words(
-        {"ranks": [1, 5], "flip": True, "rule": "cross_camera", "ap": "cut50", "rerank": {"k1": 20}, "draws": 10}
+        {
+            "ranks": [1, 5],
+            "flip": True,
+            "rule": "cross_camera",
+            "ap": "cut50",
+            "rerank": True,
+            "rerank_k1": 20,
+            "draws": 10,
+        }
     )
     assert words == (
         "features averaged over image and mirror; same-camera images of the query's identity dropped; "
-        'AP cut at rank 50; ranks 1, 5; rerank {"k1": 20}'
+        "AP cut at rank 50; re-ranked by k-reciprocal neighbours; ranks 1, 5; rerank_k1 20"
     )
     assert render.protocol_words({"rule": "one_shot", "draws": 10, "draw_seed": 0}) == (
         "one drawn image of each identity as the gallery; draw_seed 0; draws 10"

@@ -102,7 +102,7 @@ def test_repeated_rows_are_found_and_no_others(monkeypatch: pytest.MonkeyPatch) 
     features = rows[[0, 1, 2, 1, 3, 0, 1, *range(4, 40)]]
     copies, originals = distances_module._duplicates(features)
     assert (copies.tolist(), originals.tolist()) == ([3, 5, 6], [1, 0, 1])
-    monkeypatch.setattr(distances_module, "_hashes", lambda rows: torch.zeros(len(rows), dtype=torch.int32))
+    monkeypatch.setattr(distances_module, "hashes", lambda rows: torch.zeros(len(rows), dtype=torch.int32))
     copies, originals = distances_module._duplicates(features)
     assert (copies.tolist(), originals.tolist()) == ([5], [0])
 
@@ -110,7 +110,7 @@ def test_repeated_rows_are_found_and_no_others(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_hashes_of_coarse_features_differ(kind: Any) -> None:
     grid = np.stack(np.meshgrid(*[np.arange(8)] * 4), axis=-1).reshape(-1, 4).astype(kind)
-    assert len(set(distances_module._hashes(torch.from_numpy(grid).float()).tolist())) > 0.99 * len(grid)
+    assert len(set(distances_module.hashes(torch.from_numpy(grid).float()).tolist())) > 0.99 * len(grid)
 
 
 def test_autocast_and_reduced_precision_outside_change_nothing() -> None:

@@ -103,3 +103,26 @@ def test_what_a_protocol_leaves_open_is_filled_in_and_what_it_says_stays() -> No
     own = Protocol(rule="query_gallery", ranks=(1, 20))
     assert own.resolved("leave_one_out", (1, 2)) == own
     assert Protocol(flip=True).resolved("one_shot", (1, 5)) == Protocol(rule="one_shot", ranks=(1, 5), flip=True)
+
+
+def test_re_ranking_is_one_field_of_the_protocol_and_leaves_junk_out() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.arange(1, 9), 5)
+    features = (rng.normal(size=(9, 16))[ids] + 0.9 * rng.normal(size=(40, 16))).astype(np.float32)
+    cameras = np.tile(np.arange(5), 8)
+    query = Embeddings(features[::5], ids[::5], cameras[::5])
+    kept = np.flatnonzero(cameras > 0)
+    gallery = Embeddings(features[kept], ids[kept], cameras[kept])
+    plain, again = evaluate(query, gallery), evaluate(query, gallery, Protocol(rerank=True))
+    assert again.mean_ap > plain.mean_ap
+    assert evaluate(query, gallery, Protocol(rerank=True, rerank_weight=1.0)).mean_ap == pytest.approx(plain.mean_ap)
+    junk = np.concatenate([features[kept], features[::5]])
+    with_junk = Embeddings(
+        junk, np.concatenate([ids[kept], np.full(8, -1)]), np.concatenate([cameras[kept], np.ones(8, int)])
+    )
+    assert evaluate(query, with_junk, Protocol(rerank=True)).mean_ap == again.mean_ap
+
+
+def test_re_ranking_needs_a_gallery_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"rerank is for queries beside a gallery.*turn it off"):
+        Protocol(rerank=True).resolved("leave_one_out")
