@@ -1,6 +1,7 @@
 """The command line. Each command loads params.yaml, calls one function and turns what went wrong into an exit code.
 
-0: done. 2: params.yaml or the data are wrong, nothing was started. 3: trials are unfinished. 4: another sweep runs.
+0: done. 1: doctor found what stops a run. 2: params.yaml or the data are wrong, nothing was started. 3: trials are
+unfinished. 4: another sweep runs.
 """
 
 import json
@@ -82,6 +83,14 @@ def show() -> None:
     for name in load(Path("params.yaml")).experiments:
         print((folder / f"{name}.md").read_text())
     print(f"The page: {folder / 'index.html'}    The runs in MLflow: make ui")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is here, what is missing and what mends it; exit code 1 if something stops `make repro`."""
+    from pipeline import doctor as stage
+
+    sys.exit(stage.run(Path.cwd(), as_json=as_json))
 
 
 @app.command()

@@ -8,13 +8,15 @@ import pandas as pd
 
 from pipeline.params import Params
 from pipeline.progress import counted
-from reid.data import generic, manifest, synthetic
+from reid.data import archives, generic, manifest, synthetic
 from reid.data.pack import PackInfo, pack
 from reid.data.readers import reader
 
 
 def run(root: Path, dataset: str, params: Params) -> None:
-    """Prepare one data set of the checkout at `root`; the raw folder is read and never changed.
+    """Prepare one data set of the checkout at `root`; what is in the raw folder is read and never changed.
+
+    Where the folder holds the data set's archive alone, that is extracted beside it, once.
 
     Raises:
         FileNotFoundError: the raw folder is not there; the message shows what was expected where.
@@ -23,10 +25,11 @@ def run(root: Path, dataset: str, params: Params) -> None:
     """
     _check_withdrawn(dataset, allowed=params.prepare.allow_withdrawn)
     raw = _draw(root, params) if dataset == "synthetic" else _raw_root(root, params)
+    raw, records = _records(raw, dataset)
     with counted(f"packing {dataset}") as progress:
         info = pack(
             raw,
-            reader(dataset).read(raw),
+            records,
             root / "data" / dataset,
             image_size=params.prepare.image_size,
             workers=params.prepare.workers or len(os.sched_getaffinity(0)),
@@ -36,6 +39,21 @@ def run(root: Path, dataset: str, params: Params) -> None:
     print(_summary(info))
     if dataset == "manifest":
         _say_rule(manifest.read(root / "data" / dataset / "manifest.parquet"))
+
+
+def _records(raw: Path, dataset: str) -> tuple[Path, list[manifest.Record]]:
+    """The records under a raw folder, or under what its archive holds; with the folder they are relative to."""
+    source = reader(dataset)
+    try:
+        return raw, source.read(raw)
+    except FileNotFoundError:
+        archive = archives.find_archive(raw, source.archives)
+        if archive is None:
+            raise
+    home = raw / f"{dataset}-extracted"
+    with counted(f"extracting {archive.name} (MB)") as progress:
+        archives.extract(archive, home, progress=progress)
+    return home, source.read(home)
 
 
 def _say_rule(table: pd.DataFrame) -> None:

@@ -34,7 +34,8 @@ class Reader:
     `read` takes the folder that holds the data set and returns its records, with paths relative to that folder.
     `expected` has the counts of the real set by split; where a folder differs, that is worth a warning.
     `display_name` is that of the published tables where the set is theirs. `rule` says who is ranked against whom, and
-    `ranks` the K of Rank-K or Recall@K to report. `withdrawn` is what to say of a set that its authors have taken back.
+    `ranks` the K of Rank-K or Recall@K to report. `withdrawn` is what to say of a set that its authors have taken back;
+    `archives` the names, without their endings, under which it is handed out.
     """
 
     display_name: str
@@ -43,6 +44,7 @@ class Reader:
     rule: Rule
     ranks: Ranks
     withdrawn: str | None = None
+    archives: tuple[str, ...] = ()
 
 
 _RE_ID = (1, 5, 10)
@@ -51,22 +53,34 @@ _CLASSES = (1, 2, 4, 8)
 
 def _cuhk03(boxes: cuhk03.Boxes) -> Reader:
     read = partial(cuhk03.read, boxes=boxes)
-    return Reader(cuhk03.DISPLAY_NAMES[boxes], read, cuhk03.EXPECTED[boxes], "cross_camera", _RE_ID)
+    return Reader(
+        cuhk03.DISPLAY_NAMES[boxes], read, cuhk03.EXPECTED[boxes], "cross_camera", _RE_ID, archives=("cuhk03-np",)
+    )
 
 
 def _msmt17(version: msmt17.Version, *, val: bool = False) -> Reader:
     name = ("MSMT17" if version == "V1" else "MSMT17 V2") + (" (train+val)" if val else "")
     expected = msmt17.EXPECTED_TRAINVAL if val else msmt17.EXPECTED
-    return Reader(name, partial(msmt17.read, version=version, val=val), expected, "cross_camera", _RE_ID)
+    read = partial(msmt17.read, version=version, val=val)
+    return Reader(name, read, expected, "cross_camera", _RE_ID, archives=(f"MSMT17_{version}",))
 
 
 def _vehicleid(size: vehicleid.Size) -> Reader:
     read = partial(vehicleid.read, size=size)
-    return Reader(f"VehicleID: {size}", read, vehicleid.EXPECTED[size], "one_shot", (1, 5))
+    return Reader(
+        f"VehicleID: {size}", read, vehicleid.EXPECTED[size], "one_shot", (1, 5), archives=("VehicleID_V1.0",)
+    )
 
 
 _READERS = {
-    "market1501": Reader(market1501.DISPLAY_NAME, market1501.read, market1501.EXPECTED, "cross_camera", _RE_ID),
+    "market1501": Reader(
+        market1501.DISPLAY_NAME,
+        market1501.read,
+        market1501.EXPECTED,
+        "cross_camera",
+        _RE_ID,
+        archives=("Market-1501-v15.09.15",),
+    ),
     "dukemtmcreid": Reader(
         dukemtmcreid.DISPLAY_NAME,
         dukemtmcreid.read,
@@ -74,6 +88,7 @@ _READERS = {
         "cross_camera",
         _RE_ID,
         withdrawn=dukemtmcreid.WITHDRAWN,
+        archives=("DukeMTMC-reID",),
     ),
     "cuhk03_detected": _cuhk03("detected"),
     "cuhk03_labeled": _cuhk03("labeled"),
@@ -81,14 +96,37 @@ _READERS = {
     "msmt17_v2": _msmt17("V2"),
     "msmt17_v1_trainval": _msmt17("V1", val=True),
     "msmt17_v2_trainval": _msmt17("V2", val=True),
-    "veri776": Reader(veri776.DISPLAY_NAME, veri776.read, veri776.EXPECTED, "cross_camera", _RE_ID),
+    "veri776": Reader(veri776.DISPLAY_NAME, veri776.read, veri776.EXPECTED, "cross_camera", _RE_ID, archives=("VeRi",)),
     "vehicleid_small": _vehicleid("small"),
     "vehicleid_medium": _vehicleid("medium"),
     "vehicleid_large": _vehicleid("large"),
-    "cub200": Reader(cub200.DISPLAY_NAME, cub200.read, cub200.EXPECTED, "leave_one_out", _CLASSES),
-    "cars196": Reader(cars196.DISPLAY_NAME, cars196.read, cars196.EXPECTED, "leave_one_out", _CLASSES),
-    "sop": Reader(sop.DISPLAY_NAME, sop.read, sop.EXPECTED, "leave_one_out", (1, 10, 100, 1000)),
-    "inshop": Reader(inshop.DISPLAY_NAME, inshop.read, inshop.EXPECTED, "query_gallery", (1, 10, 20, 30, 40, 50)),
+    "cub200": Reader(
+        cub200.DISPLAY_NAME, cub200.read, cub200.EXPECTED, "leave_one_out", _CLASSES, archives=("CUB_200_2011",)
+    ),
+    "cars196": Reader(
+        cars196.DISPLAY_NAME,
+        cars196.read,
+        cars196.EXPECTED,
+        "leave_one_out",
+        _CLASSES,
+        archives=("stanford_cars", "cars196"),
+    ),
+    "sop": Reader(
+        sop.DISPLAY_NAME,
+        sop.read,
+        sop.EXPECTED,
+        "leave_one_out",
+        (1, 10, 100, 1000),
+        archives=("Stanford_Online_Products",),
+    ),
+    "inshop": Reader(
+        inshop.DISPLAY_NAME,
+        inshop.read,
+        inshop.EXPECTED,
+        "query_gallery",
+        (1, 10, 20, 30, 40, 50),
+        archives=("In-shop",),
+    ),
     "synthetic": Reader("Embedded set", market1501.read, {}, "cross_camera", _RE_ID),
     "manifest": Reader(generic.DISPLAY_NAME, generic.read, generic.EXPECTED, "cross_camera", _RE_ID),
 }
