@@ -1,8 +1,9 @@
 """What runs next. The trial store is the memory; the agenda derives everything from it and holds nothing else.
 
 `todo = declared - done`: static trials come from the plan, search trials are declared one by one as the outcomes they
-may see come in, and the winner of a search is declared over the seeds once the search has ended. An executor asks
-`next`, passes each epoch to `goes_on` and says when a trial has `ended`.
+may see come in, and the winner of a search is declared over the seeds once the search has ended. A trial that scores
+the network of another one waits for that one's weights; where they were not kept, that one is trained again. An
+executor asks `next`, passes each epoch to `goes_on` and says when a trial has `ended`.
 """
 
 from collections import deque
@@ -34,6 +35,7 @@ class Agenda:
         self.running: set[str] = set()
         self._done: set[str] = set()  # a record that is done stays so
         self._queue: deque[Trial] = deque()
+        self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
         self.searches = [SearchRun(plan=item) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
@@ -56,6 +58,7 @@ class Agenda:
         self.running.discard(key)
         if not self.terminal(key):
             self.failed.add(key)
+        self._release(key)
         self._advance_searches()
 
     def goes_on(self, key: str, epoch: int) -> bool:
@@ -69,15 +72,20 @@ class Agenda:
                 return epoch >= last or not search.should_stop(run.plan.search, curve, epochs=last, seen=seen)
         return True
 
+    def keeps_weights(self, key: str) -> bool:
+        """Whether another trial waits for what this one has trained."""
+        return key in self._waiting
+
     def queued(self) -> list[Trial]:
         """The trials that are ready and have not started."""
         return list(self._queue)
 
     def terminal(self, key: str) -> bool:
-        """Whether a trial is done, or has failed in this run."""
+        """Whether a trial is done, with its weights if they are waited for, or has failed in this run."""
         if key not in self._done and self.store.state(key) == "done":
             self._done.add(key)
-        return key in self.failed or key in self._done
+        lacks_weights = key in self._waiting and not self.store.has_weights(key)
+        return key in self.failed or (key in self._done and not lacks_weights)
 
     def unfinished(self) -> list[Trial]:
         """The declared trials that are neither done nor failed."""
@@ -96,7 +104,30 @@ class Agenda:
             return
         self.declared[trial.key] = trial
         if not self.terminal(trial.key):
-            (self._queue.appendleft if first else self._queue.append)(trial)
+            if trial.source is not None:
+                self._wait(trial, trial.source)
+            else:
+                (self._queue.appendleft if first else self._queue.append)(trial)
+
+    def _wait(self, trial: Trial, source: Trial) -> None:
+        """Queue a trial behind the one whose network it scores, which may have to be trained once more."""
+        was_over = source.key in self.declared and self.terminal(source.key)
+        self._waiting.setdefault(source.key, []).append(trial)
+        self._declare(source)
+        if was_over and not self.terminal(source.key):
+            self._queue.append(source)
+        if self.terminal(source.key):
+            self._release(source.key)
+
+    def _release(self, key: str) -> None:
+        """A trial has ended: what waited for its weights can start, or fails with it."""
+        for trial in self._waiting.pop(key, ()):
+            if key in self.failed:
+                self.store.open(trial)
+                self.store.fail(trial.key, reason=f"{self.declared[key].name}, whose network it scores, failed")
+                self.failed.add(trial.key)
+            else:
+                self._queue.append(trial)
 
     def _advance_searches(self) -> None:
         for run in self.searches:

@@ -60,7 +60,7 @@ class Resources:
     retries: int
     concurrent: int
 
-    def assignment(self, key: str) -> Assignment:
+    def assignment(self, key: str, *, keep_weights: bool = False) -> Assignment:
         """What a worker is told."""
         return Assignment(
             key=key,
@@ -69,6 +69,7 @@ class Resources:
             cpus=self.cpus,
             gpus=self.gpus,
             state_epochs=self.state_epochs,
+            keep_weights=keep_weights,
         )
 
 
@@ -195,7 +196,8 @@ class _Queue(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self.desk.start()
         if trial is not None:
-            return dataclasses.asdict(self.desk.resources.assignment(trial.key))
+            keep = self.desk.agenda.keeps_weights(trial.key)
+            return dataclasses.asdict(self.desk.resources.assignment(trial.key, keep_weights=keep))
         return str(Searcher.FINISHED) if self.desk.agenda.finished() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

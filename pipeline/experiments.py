@@ -24,6 +24,7 @@ Metric = Literal[
     "Recall@1",
     "Recall@2",
     "Recall@4",
+    "Recall@5",
     "Recall@8",
     "Recall@10",
     "Recall@20",
@@ -37,6 +38,8 @@ Metric = Literal[
 ]
 Value = float | int | str | bool | None
 
+ARROW = "->"  # between the data set trained on and the one scored on, in the key of a column
+
 
 class Row(Section):
     """A row of a table.
@@ -44,7 +47,8 @@ class Row(Section):
     `label` as the paper prints it. `overrides` replace values of the method's recipe and of its variant by dotted path.
     `published_method` is the row's name in the published CSV, the label unless it is given; null: the paper has no
     such row. Without a `method` the row is someone else's, published numbers only. `winner`: this row with what the
-    search found put into it.
+    search found put into it. `embedding`: rank by this one of the method's embeddings, a branch's say, instead of its
+    own; every trial scores them all, so such a row trains nothing of its own.
     """
 
     label: str
@@ -53,6 +57,7 @@ class Row(Section):
     overrides: dict[str, Any] = Field(default_factory=dict)
     published_method: str | None = None
     winner: bool = False
+    embedding: str = ""
 
 
 class Space(Section):
@@ -111,7 +116,8 @@ class Experiment(Section):
     `published` is the stem of the CSV with the printed numbers, or several of them (see `pipeline.published.load`);
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
     first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the rows that only
-    the paper has, in its order.
+    the paper has, in its order. `transfer`: every row is scored on data sets that it was not trained on, one column for
+    each pair of the listed ones; `datasets` then has words of the protocol that name the training set.
     """
 
     name: Name
@@ -122,6 +128,7 @@ class Experiment(Section):
     published: str | None = None
     datasets: tuple[str, ...] = ()
     others: bool = False
+    transfer: bool = False
     search: Search | None = None
 
     @property
@@ -137,6 +144,8 @@ class Experiment(Section):
         winners = [row for row in self.rows if row.winner]
         if len(winners) != (self.search is not None) or any(row.method is None for row in winners):
             raise ValueError("rows: in a search one row has winner: true and a method; elsewhere none has")
+        if self.transfer and self.search is not None:
+            raise ValueError("a search is not scored on other data sets: leave transfer out")
         return self
 
 

@@ -1,17 +1,23 @@
 """Results as files: one row per declared trial in trials.parquet, what was declared in plan.json."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from pipeline.agenda import Agenda, SearchRun
+from pipeline.experiments import ARROW, Experiment, Row, Search
 from pipeline.keys import canonical_json
 from pipeline.params import Params
-from pipeline.plan import Plan, Trial
+from pipeline.plan import Plan, PlannedRow, Trial, pairs
 from pipeline.store import TrialStore
+from pipeline.strict import redact
 from reid.config import to_dict
+from reid.data.readers import readers
+
+_ALONE = "To score a network on data it has not seen, list two data sets or more."
 
 
 class Runs(Protocol):
@@ -32,7 +38,7 @@ def write(folder: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) 
         row["experiment_id"] = runs.experiment_id if row["run_id"] else ""
     pd.DataFrame(rows).to_parquet(folder / "trials.parquet", index=False)
     searches = {(run.plan.experiment, run.plan.dataset): _search(run, agenda) for run in agenda.searches}
-    content = plan.to_json(params, searches)
+    content = outline(params, plan, searches)
     (folder / "plan.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -47,13 +53,20 @@ def _row(trial: Trial, store: TrialStore) -> dict[str, Any]:
         "seed": trial.config.seed,
         "evaluate_on": trial.config.evaluate_on,
         "protocol": canonical_json(to_dict(trial.config.recipe.protocol)),
-        "data_digest": trial.spec["data_digest"],
+        "data_digest": _data_digest(trial.spec),
         "code_digest": trial.spec["code_digest"],
         "config": canonical_json(trial.spec["config"]),
         "status": state if state == "failed" else "missing",
         "reason": store.failure(trial.key)["reason"] if state == "failed" else "",
     }
     return row | (_result(store.result(trial.key)) if state == "done" else _NOTHING)
+
+
+def _data_digest(spec: dict[str, Any]) -> str:
+    """Of what was trained on; with an arrow to that of what was scored, where it is another data set."""
+    own = str(spec["data_digest"])
+    target = spec.get("scored_on", {"dataset": spec["dataset"]})
+    return own if target["dataset"] == spec["dataset"] else f"{own}{ARROW}{target['data_digest']}"
 
 
 _NOTHING: dict[str, Any] = {
@@ -76,6 +89,78 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         "started": result["started"],
         "finished": result["finished"],
     }
+
+def outline(
+    params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The content of `results/plan.json`.
+
+    Args:
+        params: what the plan was expanded from.
+        plan: what is declared.
+        outcomes: for each search (experiment, data set): `trials`, a list of `number`, `params`, `value`, `status` and
+            `key`; and `winner`, its `number` and `params`, or None.
+    """
+    return {
+        "profile": params.profile,
+        "datasets": {dataset: readers()[dataset] for dataset in params.datasets},
+        "transfers": {pair.key: pair.title for pair in pairs(params.datasets)},
+        "seeds": list(params.seeds),
+        "mlflow_ui": redact(params.tracking.ui),
+        "experiments": [_experiment(plan, experiment, rows, outcomes) for experiment, rows in plan.experiments],
+    }
+
+
+def _experiment(
+    plan: Plan,
+    experiment: Experiment,
+    rows: Sequence[PlannedRow],
+    outcomes: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, Any]:
+    searches = {item.dataset: item for item in plan.searches if item.experiment == experiment.name}
+    winners = {dataset: outcomes[experiment.name, dataset]["winner"] for dataset in searches}
+    won = {
+        dataset: tuple(searches[dataset].winner_trials(winner["params"])) if winner else ()
+        for dataset, winner in winners.items()
+    }
+    found = {
+        dataset: _search_outline(item.search, outcomes[experiment.name, dataset]) for dataset, item in searches.items()
+    }
+    alone = experiment.transfer and not any(row.trials for row in rows)
+    return {
+        "name": experiment.name,
+        "kind": experiment.kind,
+        "title": experiment.title,
+        "note": f"{experiment.note} {_ALONE}".strip() if alone else experiment.note,
+        "metrics": list(experiment.metrics),
+        "published": experiment.published,
+        "published_datasets": list(experiment.datasets),
+        "rows": [_row_outline(row.row, won if row.row.winner else row.trials) for row in rows],
+        "search": found or None,
+    }
+
+
+def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "method": row.method,
+        "variant": row.variant,
+        "overrides": row.overrides,
+        "published_method": row.published_method,
+        "embedding": row.embedding,
+        "settings": {dataset: cell[0].setting for dataset, cell in trials.items() if cell},
+        "keys": {dataset: [trial.key for trial in cell] for dataset, cell in trials.items()},
+    }
+
+
+def _search_outline(search: Search, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "objective": search.objective,
+        "space": {path: space.model_dump(exclude_defaults=True) for path, space in search.space.items()},
+        "trials": outcome["trials"],
+        "winner": outcome["winner"],
+    }
+
 
 
 def _search(run: SearchRun, agenda: Agenda) -> dict[str, Any]:

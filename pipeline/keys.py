@@ -44,6 +44,22 @@ def trial_spec(config: TrialConfig, *, dataset: str, data_digest: str, code_dige
     return plain
 
 
+def scoring_spec(
+    trained: dict[str, Any], config: TrialConfig, *, source: str, target: dict[str, str]
+) -> dict[str, Any]:
+    """As `trial_spec`, of a trial that scores the network of another one.
+
+    Args:
+        trained: the specification of the trial that trains.
+        config: its configuration, with the protocol to score by.
+        source: its key.
+        target: `dataset` and `data_digest` of what is scored.
+    """
+    spec = trained | {"config": to_dict(config), "source": source, "scored_on": target}
+    plain: dict[str, Any] = json.loads(canonical_json(spec))
+    return plain
+
+
 def config_from_spec(spec: dict[str, Any]) -> TrialConfig:
     """The configuration that `trial_spec` was given.
 
@@ -68,9 +84,13 @@ def trial_key(spec: dict[str, Any]) -> str:
 
 
 def setting_key(spec: dict[str, Any]) -> str:
-    """The hash of a `trial_spec` without its seed: the trials of one table cell share it."""
+    """The hash of a `trial_spec` without its seed: the trials of one table cell share it.
+
+    The key of what a scoring is built on has the seed in it too; its configuration is the scoring's but for the protocol.
+    """
     unseeded = {name: value for name, value in spec["config"].items() if name != "seed"}
-    return _hash(canonical_json(spec | {"config": unseeded}))[:_DIGITS]
+    content = {name: value for name, value in spec.items() if name != "source"}
+    return _hash(canonical_json(content | {"config": unseeded}))[:_DIGITS]
 
 
 def code_digest(method: str, *, package: Path = PACKAGE) -> str:

@@ -9,19 +9,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import keys
-from pipeline.experiments import Experiment, Row, Search, Space, Value
+from pipeline.experiments import ARROW, Experiment, Row, Search, Space, Value
 from pipeline.params import Params, overridden, scaled
-from pipeline.strict import ParamsError, override, redact, unknown
+from pipeline.strict import ParamsError, override, unknown
 from reid import methods
-from reid.config import Settings, TrialConfig, flatten, to_dict
+from reid.config import Protocol, Settings, TrialConfig, flatten, to_dict
 from reid.data.readers import reader, readers
+from reid.methods.base import OWN
+from reid.rehearsal import rehearse
 
 Digests = Mapping[str, str]  # of a data set, by what a trial is evaluated on: "val" or "test"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training run. `spec` is what `key` hashes; `setting` is shared by the seeds of one cell."""
+    """One training run, or another scoring of one.
+
+    `spec` is what `key` hashes; `setting` is shared by the seeds of one cell. `source`: the trial whose trained network
+    is scored, by another protocol or on another data set; None where one is trained. `dataset` is the key of a column:
+    that of a data set, or of a `Transfer`.
+    """
 
     key: str
     setting: str
@@ -29,6 +36,30 @@ class Trial:
     dataset: str
     config: TrialConfig
     spec: dict[str, Any] = field(compare=False)  # the key stands for it
+    source: "Trial | None" = None
+
+    @property
+    def epochs(self) -> int:
+        """How many it trains."""
+        return 0 if self.source else self.config.recipe.schedule.epochs
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Training on one data set and scoring on another."""
+
+    trained_on: str
+    scored_on: str
+
+    @property
+    def key(self) -> str:
+        """What the column is called in files."""
+        return f"{self.trained_on}{ARROW}{self.scored_on}"
+
+    @property
+    def title(self) -> str:
+        """What the column is called in tables."""
+        return f"{readers()[self.scored_on]}: trained on {readers()[self.trained_on]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +72,16 @@ class PlannedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan:
-    """One search on one data set: `base` is the configuration that the parameters it tries are put into."""
+    """One search on one data set: `base` is the configuration that the parameters it tries are put into.
+
+    `protocol` is the one by which the trials of the method are scored when they have been trained, see `scored`.
+    """
 
     experiment: str
     dataset: str
     search: Search
     base: TrialConfig
+    protocol: Protocol
     digests: Digests
     seeds: tuple[int, ...]
 
@@ -63,7 +98,8 @@ class SearchPlan:
 
     def winner_trials(self, params: Mapping[str, Value]) -> list[Trial]:
         """The final trials of the parameters that won, scored on the test split, one for each seed."""
-        return _cell(self._config(params), self.dataset, self.digests, self.seeds)
+        column = Transfer(self.dataset, self.dataset)
+        return _cell(self._config(params), self.protocol, column, {self.dataset: self.digests}, self.seeds)
 
     def _config(self, params: Mapping[str, Value]) -> TrialConfig:
         # Steps add up with rounding errors: 0.1 + 2 * 0.1 must share its trial with a row that says 0.3.
@@ -93,50 +129,6 @@ class Plan:
                     users.setdefault(trials[0].setting, []).append(f"{experiment.name}: {row.row.label}")
         return {setting: labels for setting, labels in users.items() if len(labels) > 1}
 
-    def to_json(self, params: Params, outcomes: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
-        """The content of `results/plan.json`.
-
-        Args:
-            params: what the plan was expanded from.
-            outcomes: for each search (experiment, data set): `trials`, a list of `number`, `params`, `value`, `status`
-                and `key`; and `winner`, its `number` and `params`, or None.
-        """
-        return {
-            "profile": params.profile,
-            "datasets": {dataset: readers()[dataset] for dataset in params.datasets},
-            "seeds": list(params.seeds),
-            "mlflow_ui": redact(params.tracking.ui),
-            "experiments": [self._entry(experiment, rows, outcomes) for experiment, rows in self.experiments],
-        }
-
-    def _entry(
-        self,
-        experiment: Experiment,
-        rows: tuple[PlannedRow, ...],
-        outcomes: Mapping[tuple[str, str], Mapping[str, Any]],
-    ) -> dict[str, Any]:
-        searches = {item.dataset: item for item in self.searches if item.experiment == experiment.name}
-        winners = {dataset: outcomes[experiment.name, dataset]["winner"] for dataset in searches}
-        won = {
-            dataset: tuple(searches[dataset].winner_trials(winner["params"])) if winner else ()
-            for dataset, winner in winners.items()
-        }
-        return {
-            "name": experiment.name,
-            "kind": experiment.kind,
-            "title": experiment.title,
-            "note": experiment.note,
-            "metrics": list(experiment.metrics),
-            "published": experiment.published,
-            "published_datasets": list(experiment.datasets),
-            "rows": [_row_json(row, won if row.row.winner else row.trials) for row in rows],
-            "search": {
-                dataset: _search_json(item.search, outcomes[experiment.name, dataset])
-                for dataset, item in searches.items()
-            }
-            or None,
-        }
-
 
 def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str, Digests]) -> Plan:
     """Every trial that the experiments declare under these parameters.
@@ -155,11 +147,12 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
     for experiment in experiments:
         configs = bases[experiment.name]
         rows = zip(experiment.rows, configs, strict=True)
-        planned.append((experiment, tuple(_planned(row, config, params, data) for row, config in rows)))
+        planned.append((experiment, tuple(_planned(experiment, row, config, params, data) for row, config in rows)))
         searches += _searches(experiment, configs, params, data)
     cells = [trials for _, rows in planned for row in rows for trials in row.trials.values()]
     by_seed = (trials[index] for index in range(len(params.seeds)) for trials in cells)
-    return Plan(experiments=tuple(planned), trials={trial.key: trial for trial in by_seed}, searches=tuple(searches))
+    trials = (one for trial in by_seed for one in (trial.source, trial) if one)
+    return Plan(experiments=tuple(planned), trials={trial.key: trial for trial in trials}, searches=tuple(searches))
 
 
 def resolve(params: Params, experiments: Sequence[Experiment]) -> dict[str, list[TrialConfig | None]]:
@@ -202,9 +195,7 @@ def make_trial(
         name: the readable part; empty: made of method, variant, data set and seed.
         search: the rules of the search that may stop it early.
     """
-    source = reader(dataset)
-    protocol = config.recipe.protocol.resolved(source.rule, source.ranks)
-    config = replace(config, recipe=replace(config.recipe, protocol=protocol))
+    config = _with_protocol(config, config.recipe.protocol, dataset)
     spec = keys.trial_spec(
         config,
         dataset=dataset,
@@ -213,11 +204,39 @@ def make_trial(
     )
     if search is not None:
         spec["search"] = search
+    return _named(name or _readable(config, dataset), dataset, config, spec)
+
+
+def scored(trained: Trial, protocol: Protocol, scored_on: str, digests: Digests) -> Trial:
+    """A trained trial scored by a protocol on a data set; the trial itself where that is what it is scored by."""
+    own = trained.spec["dataset"]
+    config = _with_protocol(trained.config, protocol, scored_on)
+    if (config, scored_on) == (trained.config, own):
+        return trained
+    target = {"dataset": scored_on, "data_digest": digests["test"]}
+    spec = keys.scoring_spec(trained.spec, config, source=trained.key, target=target)
+    if scored_on == own:
+        return replace(_named(f"{_readable(config, own)}-scored", own, config, spec), source=trained)
+    readable = _readable(config, f"{own}-to-{scored_on}")
+    return replace(_named(readable, Transfer(own, scored_on).key, config, spec), source=trained)
+
+
+def _with_protocol(config: TrialConfig, protocol: Protocol, dataset: str) -> TrialConfig:
+    """The configuration with a protocol; what that leaves open is filled in by the data set's own rule and ranks."""
+    source = reader(dataset)
+    resolved = protocol.resolved(source.rule, source.ranks)
+    return replace(config, recipe=replace(config.recipe, protocol=resolved))
+
+
+def _named(readable: str, dataset: str, config: TrialConfig, spec: dict[str, Any]) -> Trial:
     key = keys.trial_key(spec)
-    readable = name or f"{config.method}-{_variant(config.method, config.model)}-{dataset}-s{config.seed}"
     return Trial(
         key=key, setting=keys.setting_key(spec), name=f"{readable}-{key[:8]}", dataset=dataset, config=config, spec=spec
     )
+
+
+def _readable(config: TrialConfig, dataset: str) -> str:
+    return f"{config.method}-{_variant(config.method, config.model)}-{dataset}-s{config.seed}"
 
 
 def _resolved(row: Row, params: Params, *, where: str) -> TrialConfig:
@@ -227,10 +246,25 @@ def _resolved(row: Row, params: Params, *, where: str) -> TrialConfig:
     variants = methods.variants(method)
     if row.variant not in variants:
         raise ParamsError([f"{where}.variant {unknown(row.variant, variants)}"])
-    config = TrialConfig(method=method, model=variants[row.variant], recipe=methods.recipe(method))
-    profile, default = params.profiles[params.profile], variants["default"]
-    config = scaled(config, profile, default=default, where=f"profiles.{params.profile}")
-    return overridden(config, row.overrides, where=f"{where}.overrides")
+    config = overridden(_scaled(method, row.variant, params), row.overrides, where=f"{where}.overrides")
+    _check_embedding(row, config, where=f"{where}.embedding")
+    return config
+
+
+def _scaled(method: str, variant: str, params: Params) -> TrialConfig:
+    """A method's variant under the profile, before what a row changes."""
+    variants = methods.variants(method)
+    config = TrialConfig(method=method, model=variants[variant], recipe=methods.recipe(method))
+    profile = params.profiles[params.profile]
+    return scaled(config, profile, default=variants["default"], where=f"profiles.{params.profile}")
+
+
+def _check_embedding(row: Row, config: TrialConfig, *, where: str) -> None:
+    if row.embedding == OWN:
+        return
+    known = [name for name in rehearse(config) if name != OWN]
+    if row.embedding not in known:
+        raise ParamsError([f"{where} {unknown(row.embedding, known)}"])
 
 
 def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:
@@ -240,18 +274,43 @@ def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:
             overridden(config, {path: value}, where=where)
 
 
-def _planned(row: Row, config: TrialConfig | None, params: Params, data: Mapping[str, Digests]) -> PlannedRow:
+def _planned(
+    experiment: Experiment, row: Row, config: TrialConfig | None, params: Params, data: Mapping[str, Digests]
+) -> PlannedRow:
     if config is None or row.winner:
         return PlannedRow(row=row, trials={})
-    return PlannedRow(
-        row=row,
-        trials={dataset: tuple(_cell(config, dataset, data[dataset], params.seeds)) for dataset in params.datasets},
-    )
+    usual = _scaled(config.method, row.variant, params).recipe.protocol
+    columns = {dataset: Transfer(dataset, dataset) for dataset in params.datasets}
+    if experiment.transfer:
+        columns = {pair.key: pair for pair in pairs(params.datasets)}
+    cells = {name: tuple(_cell(config, usual, column, data, params.seeds)) for name, column in columns.items()}
+    return PlannedRow(row=row, trials=cells)
 
 
-def _cell(config: TrialConfig, dataset: str, digests: Digests, seeds: Sequence[int]) -> list[Trial]:
-    """The final trials of a configuration on a data set, one for each seed."""
-    return [make_trial(replace(config, evaluate_on="test", seed=seed), dataset, digests) for seed in seeds]
+def pairs(datasets: Sequence[str]) -> list[Transfer]:
+    """Every ordered pair of the data sets, those that are scored on the first one first."""
+    return [Transfer(other, dataset) for dataset in datasets for other in datasets if other != dataset]
+
+
+def _cell(
+    config: TrialConfig, usual: Protocol, column: Transfer, data: Mapping[str, Digests], seeds: Sequence[int]
+) -> list[Trial]:
+    """The final trials of a configuration, one for each seed; `usual` is the protocol before what a row changes.
+
+    What is trained does not depend on how it is scored. So that rows which differ in protocol alone share their
+    training, it is done under the usual one, and whatever asks for another scores that again.
+    """
+    recipe = replace(config.recipe, protocol=usual)
+    trained = [replace(config, recipe=recipe, evaluate_on="test", seed=seed) for seed in seeds]
+    return [
+        scored(
+            make_trial(one, column.trained_on, data[column.trained_on]),
+            config.recipe.protocol,
+            column.scored_on,
+            data[column.scored_on],
+        )
+        for one in trained
+    ]
 
 
 def _searches(
@@ -259,7 +318,7 @@ def _searches(
 ) -> Iterator[SearchPlan]:
     if experiment.search is None:
         return
-    base = next(config for row, config in zip(experiment.rows, configs, strict=True) if row.winner)
+    row, base = next(pair for pair in zip(experiment.rows, configs, strict=True) if pair[0].winner)
     assert base is not None
     for dataset in params.datasets:
         yield SearchPlan(
@@ -267,6 +326,7 @@ def _searches(
             dataset=dataset,
             search=_typed(experiment.search, base),
             base=base,
+            protocol=_scaled(base.method, row.variant, params).recipe.protocol,
             digests=data[dataset],
             seeds=params.seeds,
         )
@@ -300,25 +360,3 @@ def _variant(method: str, model: Settings) -> str:
 
     nearest = min(variants, key=departures)
     return f"{nearest}-custom" if departures(nearest) else nearest
-
-
-def _row_json(planned: PlannedRow, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
-    row = planned.row
-    return {
-        "label": row.label,
-        "method": row.method,
-        "variant": row.variant,
-        "overrides": row.overrides,
-        "published_method": row.published_method,
-        "settings": {dataset: cell[0].setting for dataset, cell in trials.items() if cell},
-        "keys": {dataset: [trial.key for trial in cell] for dataset, cell in trials.items()},
-    }
-
-
-def _search_json(search: Search, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "objective": search.objective,
-        "space": {path: space.model_dump(exclude_defaults=True) for path, space in search.space.items()},
-        "trials": outcome["trials"],
-        "winner": outcome["winner"],
-    }

@@ -111,7 +111,7 @@ class Sight:
         if self._live is not None:
             self._live.update(self._view())
         elif time.monotonic() - self._last_line > _PLAIN_SECONDS:
-            at = ", ".join(f"{run.trial.name} {run.epoch}/{_epochs(run.trial)}" for run in self._running.values())
+            at = ", ".join(f"{run.trial.name} {run.epoch}/{run.trial.epochs}" for run in self._running.values())
             self._print(f" running  {at}  ({self._summary()}{self._eta()})")
 
     def _print(self, line: str) -> None:
@@ -131,8 +131,8 @@ class Sight:
         """Time left: the epochs still to run, at the recent speed, over the trials that run side by side."""
         if self._epoch_seconds is None:
             return ""
-        left = sum(_epochs(trial) for trial in self.agenda.queued())
-        left += sum(_epochs(run.trial) - run.epoch for run in self._running.values())
+        left = sum(trial.epochs for trial in self.agenda.queued())
+        left += sum(run.trial.epochs - run.epoch for run in self._running.values())
         return f"; about {duration(left * self._epoch_seconds / self.concurrent)} left"
 
     def _view(self) -> Group:
@@ -141,9 +141,5 @@ class Sight:
         bar.add_task(f"{self._summary()}{self._eta()}", total=declared, completed=done + failed)
         table = Table.grid(padding=(0, 2))
         for run in self._running.values():
-            table.add_row(run.trial.name, f"epoch {run.epoch}/{_epochs(run.trial)}", run.losses)
+            table.add_row(run.trial.name, f"epoch {run.epoch}/{run.trial.epochs}", run.losses)
         return Group(bar, table)
-
-
-def _epochs(trial: Trial) -> int:
-    return trial.config.recipe.schedule.epochs

@@ -244,7 +244,8 @@ def notes(table: Table) -> list[str]:
     ]
     if any(group.kind == "difference" for group in table.groups):
         found.append("Difference: ours minus published, in points.")
-    return found + _lacking(table) + _doubts(table)
+    withdrawn = dict.fromkeys(notice for group in table.groups for notice in group.withdrawn)
+    return [*found, *withdrawn, *_lacking(table), *_doubts(table)]
 
 
 def title(table: Table) -> str:

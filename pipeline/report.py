@@ -33,6 +33,7 @@ class PlanFile:
 
     profile: str
     datasets: dict[str, str]
+    transfers: dict[str, str]
     seeds: list[int]
     mlflow_ui: str
     experiments: list[Experiment]
@@ -106,7 +107,11 @@ def as_run(record: Mapping[Any, Any]) -> Run:
     return Run(
         **texts,
         seed=int(record["seed"]),
-        metrics={name: float(record[name]) for name in METRICS if not pd.isna(record.get(name))},
+        metrics={
+            name: float(value)
+            for name, value in record.items()
+            if str(name).rpartition("/")[2] in METRICS and not pd.isna(value)
+        },
         protocol=json.loads(record["protocol"]),
         config=json.loads(record["config"]),
         seconds=0.0 if pd.isna(record["seconds"]) else float(record["seconds"]),
@@ -119,7 +124,8 @@ def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, Publish
     files: dict[str, str] = {}
     sections, metrics = [], {}
     for experiment in plan.experiments:
-        table = tables.build(experiment, datasets=plan.datasets, runs=runs, printed=printed.get(experiment.name))
+        columns = plan.datasets | plan.transfers
+        table = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
         dots = dot_plots(table)
         searches = [search(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}]
         files |= _files(table, searches)
@@ -192,7 +198,7 @@ def _dot(row: Row, cell: Cell, panel: Panel, metric: str, published: float | Non
         label=row.label,
         mean=cell.value,
         std=float(cell.std) if cell.std else None,
-        seeds=tuple(100 * run.metrics[metric] for run in panel.done if metric in run.metrics),
+        seeds=tuple(100 * value for value in panel.values(metric)),
         published=published,
     )
 
@@ -256,10 +262,10 @@ def _table_plot(table: Table) -> str:
     """For `dvc plots`: one line for each row and data set, with every metric measured there, in percent."""
     several = len({panel.dataset for panel in table.panels}) > 1
     lines, done = [], [panel for panel in table.panels if panel.done]
-    names = [name for name in METRICS if any(name in run.metrics for panel in done for run in panel.done)]
+    names = [name for name in METRICS if any(panel.values(name) for panel in done)]
     for panel in done:
         label = f"{panel.label} ({panel.title})" if several else panel.label
-        measured = [[run.metrics[name] for run in panel.done if name in run.metrics] for name in names]
+        measured = [panel.values(name) for name in names]
         means = [f"{100 * statistics.fmean(values):.2f}" if values else "" for values in measured]
         lines.append([label, panel.title, *means])
     return _csv(["row", "dataset", *names], lines)

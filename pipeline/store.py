@@ -5,6 +5,7 @@
       metrics.jsonl   one line an epoch
       failure.json    reason, detail, when; gone once the trial is tried again
       per_query.npz   optional arrays behind the metrics
+      weights.safetensors  the trained network, where another trial scores it
       result.json     metrics, cost, environment
       DONE            SHA-256 of result.json, written last
 
@@ -154,6 +155,14 @@ class TrialStore:
             return None
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
+
+    def weights(self, key: str) -> Path:
+        """Where the trained network of a trial is, if it was kept."""
+        return self.folder(key) / "weights.safetensors"
+
+    def has_weights(self, key: str) -> bool:
+        """Whether it was."""
+        return self.weights(key).is_file()
 
     def keys(self) -> list[str]:
         """The keys of all trials that were ever opened, sorted."""

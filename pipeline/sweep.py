@@ -52,7 +52,7 @@ def outline(root: Path) -> dict[str, Any]:
         "to_run": len(agenda.unfinished()),
         "later": waiting,
         "cells": plan.num_cells,
-        "epochs": sum(trial.config.recipe.schedule.epochs for trial in agenda.unfinished()),
+        "epochs": sum(trial.epochs for trial in agenda.unfinished()),
     }
 
 
@@ -93,7 +93,8 @@ def _check(agenda: Agenda) -> None:
     """
     from reid.rehearsal import rehearse
 
-    configurations = {replace(trial.config, seed=0): trial.name for trial in agenda.unfinished()}
+    trained = (trial for trial in agenda.unfinished() if trial.source is None)
+    configurations = {replace(trial.config, seed=0): trial.name for trial in trained}
     problems = []
     for config, name in configurations.items():
         try:

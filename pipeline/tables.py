@@ -6,15 +6,16 @@ until they are printed: percent with one decimal, mean and sample standard devia
 
 import dataclasses
 import itertools
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from pipeline import agreement
+from pipeline.experiments import ARROW
 from pipeline.published import PublishedTable
-from reid.data.readers import reader
+from reid.data.readers import Reader, reader
 
 DASH = "–"
 MINUS = "−"
@@ -49,11 +50,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class RowEntry:
-    """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row."""
+    """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row.
+
+    `embedding`: which of the method's is ranked; empty for its own.
+    """
 
     label: str
     method: str | None
     published_method: str | None
+    embedding: str
     keys: dict[str, list[str]]
 
 
@@ -138,7 +143,7 @@ class Group:
     """Neighbouring columns: the metrics of one data set, ours, published, or the difference of the two in points.
 
     `dataset` is our key, or the published name. `not_comparable` is the reason why published numbers are shown and no
-    difference is; empty otherwise.
+    difference is; empty otherwise. `withdrawn` is what must be said of data whose authors have taken them back.
     """
 
     kind: Kind
@@ -146,6 +151,7 @@ class Group:
     title: str
     metrics: tuple[str, ...]
     not_comparable: str = ""
+    withdrawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +166,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The runs behind the cells of one row on one data set; `first` is a run of the table's first row of ours there."""
+    """The runs behind the cells of one row on one data set; `first` is a run of the table's first row of ours there.
+
+    `embedding`: which of the method's is ranked; empty for its own.
+    """
 
     number: int
     label: str
     dataset: str
     title: str
+    embedding: str
     runs: tuple[Run, ...]
     first: Run
 
@@ -178,6 +188,11 @@ class Panel:
     def sample(self) -> Run:
         """A run that stands for all of them in everything but the seed; one with a number where there is one."""
         return (self.done or self.runs)[0]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of every run that has it, as fractions."""
+        name = f"{self.embedding}/{metric}" if self.embedding else metric
+        return [run.metrics[name] for run in self.done if name in run.metrics]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +239,7 @@ def build(
         groups=groups,
         rows=_marked(rows),
         panels=panels,
-        warnings=tuple(_warnings(panels)),
+        warnings=tuple(agreement.warnings(panels)),
         printed=printed,
     )
 
@@ -249,6 +264,7 @@ def _panels(experiment: Experiment, datasets: Mapping[str, str], runs: Mapping[s
                     label=entry.label,
                     dataset=dataset,
                     title=datasets[dataset],
+                    embedding=entry.embedding,
                     runs=tuple(runs[key] for key in keys),
                     first=first.setdefault(dataset, runs[keys[0]]),
                 )
@@ -264,7 +280,9 @@ def _groups(
     groups: list[Group] = []
     for key in used:
         title = datasets[key]
-        groups.append(Group(kind="ours", dataset=key, title=title, metrics=tuple(experiment.metrics)))
+        notices = tuple(notice for part in key.split(ARROW) if (notice := reader(part).withdrawn))
+        ours = Group(kind="ours", dataset=key, title=title, metrics=tuple(experiment.metrics), withdrawn=notices)
+        groups.append(ours)
         if title in shown:
             groups.extend(_counterpart(key, title, shown[title], [panel for panel in panels if panel.dataset == key]))
     if shown and not any(group.kind == "published" for group in groups):
@@ -283,10 +301,15 @@ def _shared(experiment: Experiment, printed: PublishedTable, dataset: str) -> tu
 def _counterpart(key: str, title: str, metrics: tuple[str, ...], panels: Sequence[Panel]) -> list[Group]:
     """The published columns of a data set that is ours too, and the difference where the rule is the papers'."""
     rules = {run.protocol["rule"] for panel in panels for run in panel.runs}
-    if rules <= {(own := reader(key).rule)}:
+    if rules <= {(own := _scored_on(key).rule)}:
         return [_printed(title, metrics), Group(kind="difference", dataset=key, title=title, metrics=metrics)]
     reason = f"{title} is scored here by the rule {', '.join(sorted(rules - {own}))}, in the papers by {own}"
     return [_printed(title, metrics, not_comparable=reason)]
+
+
+def _scored_on(column: str) -> Reader:
+    """The data set of a column: of two, the one that is scored."""
+    return reader(column.rpartition(ARROW)[2])
 
 
 def _printed(name: str, metrics: tuple[str, ...], not_comparable: str = "") -> Group:
@@ -314,7 +337,7 @@ def _row(entry: RowEntry, groups: Sequence[Group], panels: Sequence[Panel], prin
 def _ours(entry: RowEntry, panel: Panel | None, metric: str) -> Cell:
     if panel is None:
         return Cell(kind="ours", reason="not declared yet" if entry.method is not None else "")
-    values = [100 * run.metrics[metric] for run in panel.done if metric in run.metrics]
+    values = [100 * value for value in panel.values(metric)]
     cell = Cell(
         kind="ours", n=len(values), declared=len(panel.runs), reason="; ".join(lacking(panel)), panel=panel.number
     )
@@ -373,28 +396,3 @@ def _marks(column: Sequence[Cell]) -> list[Cell]:
         dataclasses.replace(cell, mark=marks[cell.text]) if cell.kind == "ours" and cell.text in marks else cell
         for cell in column
     ]
-
-
-def _warnings(panels: Sequence[Panel]) -> Iterable[str]:
-    """Where rows of one table differ in something that should be equal for their numbers to be compared."""
-    runs = [(panel, run) for panel in panels for run in panel.done]
-    for field in dict.fromkeys(field for _, run in runs for field in run.protocol):
-        values = [(panel.title, panel.label, json.dumps(run.protocol.get(field))) for panel, run in runs]
-        yield from _disagreements(f"protocol: {field}", values)
-    yield from _disagreements("data digest", [(panel.title, panel.label, run.data_digest[:8]) for panel, run in runs])
-    yield from _disagreements("code digest", [(run.method, panel.label, run.code_digest[:8]) for panel, run in runs])
-    precision = [("", panel.label, run.config["recipe"]["precision"]) for panel, run in runs]
-    yield from _disagreements("precision", precision)
-    yield from _disagreements("torch version", [("", panel.label, run.torch) for panel, run in runs])
-
-
-def _disagreements(what: str, found: Sequence[tuple[str, str, str]]) -> Iterable[str]:
-    for group in dict.fromkeys(name for name, _, _ in found):
-        rows: dict[str, dict[str, None]] = {}
-        for name, row, value in found:
-            if name == group:
-                rows.setdefault(value, {})[row] = None
-        if len(rows) > 1:
-            where = f" ({group})" if group else ""
-            sides = "; ".join(f"{value}: {', '.join(labels)}" for value, labels in rows.items())
-            yield f"Runs of this table differ in {what}{where}, so their numbers may not compare. {sides}."

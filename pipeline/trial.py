@@ -14,12 +14,17 @@ from pipeline import provenance
 from pipeline.keys import config_from_spec
 from pipeline.store import TrialStore
 from reid.data.dataset import ReidData
-from reid.train import DivergedError, TrialResult, train
+from reid.train import DivergedError, TrialResult, metric_name, score, train
+
+_STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Everything a worker needs to know: which trial, where things lie and what share of the machine it has."""
+    """Everything a worker needs to know: which trial, where things lie and what share of the machine it has.
+
+    `keep_weights`: another trial will score the network.
+    """
 
     key: str
     store: Path
@@ -27,6 +32,7 @@ class Assignment:
     cpus: int
     gpus: float
     state_epochs: int
+    keep_weights: bool = False
 
 
 def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
@@ -43,28 +49,44 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(assignment.cpus)
     torch.set_num_threads(assignment.cpus)
     store = TrialStore(assignment.store)
-    spec = store.spec(assignment.key)
-    state = store.folder(assignment.key) / "state.safetensors"
     started = time.time()
+    try:
+        work = _score if "source" in store.spec(assignment.key) else _train
+        result = work(store, assignment, publish)
+    except DivergedError as error:
+        store.fail(assignment.key, reason="diverged", detail=str(error))
+        return
+    _finish(store, assignment, result, started)
+    (store.folder(assignment.key) / _STATE).unlink(missing_ok=True)
+
+
+def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
+    spec = store.spec(assignment.key)
 
     def report(metrics: dict[str, float]) -> None:
         store.append_epoch(assignment.key, {**metrics, "time": time.time()})
         publish(metrics)
 
-    try:
-        result = train(
-            config_from_spec(spec),
-            _dataset(assignment.data / spec["dataset"]),
-            report,
-            device="cuda" if assignment.gpus else "cpu",
-            state=state,
-            state_epochs=assignment.state_epochs,
-        )
-    except DivergedError as error:
-        store.fail(assignment.key, reason="diverged", detail=str(error))
-        return
-    _finish(store, assignment, result, started)
-    state.unlink(missing_ok=True)
+    return train(
+        config_from_spec(spec),
+        _dataset(assignment.data / spec["dataset"]),
+        report,
+        device=_device(assignment),
+        state=store.folder(assignment.key) / _STATE,
+        state_epochs=assignment.state_epochs,
+        weights=store.weights(assignment.key) if assignment.keep_weights else None,
+    )
+
+
+def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
+    """Score the network of another trial; there are no epochs to publish."""
+    spec = store.spec(assignment.key)
+    data = _dataset(assignment.data / spec["scored_on"]["dataset"])
+    return score(config_from_spec(spec), store.weights(spec["source"]), data, device=_device(assignment))
+
+
+def _device(assignment: Assignment) -> str:
+    return "cuda" if assignment.gpus else "cpu"
 
 
 @functools.lru_cache(maxsize=4)
@@ -100,8 +122,9 @@ def record(
 
 def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, started: float) -> None:
     values = {
-        "average_precision": result.retrieval.average_precision,
-        "first_match_rank": result.retrieval.first_match_rank,
+        metric_name(embedding, name): getattr(scores, name)
+        for embedding, scores in result.retrieval.items()
+        for name in ("average_precision", "first_match_rank")
     }
     content = record(
         "done",

@@ -1,35 +1,58 @@
-"""The resumable state of a trial in one file: tensors as safetensors, everything else as JSON in its header.
+"""Tensors and values in one file: the resumable state of a trial, or its trained network.
 
-One file, replaced atomically, so that a kill at any moment leaves either the old state or the new one.
+Tensors as safetensors, everything else as JSON in its header, with a checksum over both. The file is replaced
+atomically, so that a kill at any moment leaves either the old one or the new one.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_HEADER = "state"
+_VALUES, _CHECKSUM = "values", "sha256"
 
 
 def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Replace the state at `path`; `values` must be JSON types."""
+    """Replace the file at `path`; `values` must be JSON types."""
     temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {_HEADER: json.dumps(values)})
+    plain, text = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, json.dumps(values)
+    save_file(plain, temporary, {_VALUES: text, _CHECKSUM: _checksum(plain, text)})
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     temporary.replace(path)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and values that `save` wrote."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return tensors, json.loads(file.metadata()[_HEADER])
+    """The tensors (on the CPU) and values that `save` wrote.
+
+    Raises:
+        ValueError: the file is damaged: cut short, or not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it") from error
+    text = header.get(_VALUES, "")
+    if header.get(_CHECKSUM) != _checksum(tensors, text):
+        raise ValueError(f"{path} is damaged (it has not the checksum that was written with it); remove it")
+    return tensors, json.loads(text)
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 over the names, types, shapes and bytes of the tensors, and the text."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,10 +12,13 @@ from reid.train import build_method, total_loss
 _IDENTITIES = 2
 
 
-def rehearse(config: TrialConfig) -> None:
-    """Go through a trial's first step and its embedding at full size, computing shapes alone.
+def rehearse(config: TrialConfig) -> list[str]:
+    """Go through a trial's first step and its embeddings at full size, computing shapes alone.
 
     Weights are neither read nor downloaded, and a batch has two identities: neither moves a shape.
+
+    Returns:
+        The names of the embeddings that can be ranked.
 
     Raises:
         ValueError: image size, trunk and the method's settings do not fit together; the message says what to change.
@@ -28,4 +31,4 @@ def rehearse(config: TrialConfig) -> None:
         images = torch.empty(_IDENTITIES * recipe.sampler.images, 3, height, width)
         labels = torch.empty(len(images), dtype=torch.long)
         torch.autograd.backward(total_loss(method(images, labels)))
-        method.eval().embed(images)
+        return list(method.eval().embeddings(images))

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from reid.data.augment import augment, to_float
 from reid.data.dataset import ReidData
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import Embeddings, RetrievalResult, evaluate
-from reid.methods.base import Method
+from reid.methods.base import OWN, Method
 from reid.parts.power_pooling import PowerPooling
 from reid.schedules import learning_rate
 
@@ -39,14 +39,28 @@ class DivergedError(RuntimeError):
 class TrialResult:
     """What a finished trial found.
 
-    `metrics` are fractions (mAP, mINP, Rank-k) and counts; `retrieval` holds the per-query values behind them;
-    `seconds` is the time spent training and scoring, earlier attempts before a resume included.
+    `retrieval` holds the scores, by the embedding that was ranked: the method's own is `OWN`, others have the names
+    that `Method.embeddings` gives them. `seconds` is the time spent training and scoring, earlier attempts before a
+    resume included.
     """
 
-    metrics: dict[str, float]
-    retrieval: RetrievalResult
+    retrieval: dict[str, RetrievalResult]
     epochs: int
     seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Fractions (mAP, mINP, Rank-k) and counts; those of another embedding than the own as `<embedding>/mAP`."""
+        return {
+            metric_name(embedding, metric): value
+            for embedding, scores in self.retrieval.items()
+            for metric, value in scores.metrics().items()
+        }
+
+
+def metric_name(embedding: str, metric: str) -> str:
+    """What a metric, or an array behind it, is called: `mAP` of the method's own embedding, `global/mAP` of another."""
+    return metric if embedding == OWN else f"{embedding}/{metric}"
 
 
 def train(
@@ -57,6 +71,7 @@ def train(
     device: str = "cpu",
     state: Path | None = None,
     state_epochs: int = 1,
+    weights: Path | None = None,
 ) -> TrialResult:
     """Train and score one trial.
 
@@ -71,6 +86,7 @@ def train(
         device: a torch device; a trial uses one.
         state: file that holds the resumable state; written every `state_epochs` epochs, read when it exists.
         state_epochs: epochs between two writes of `state`.
+        weights: file to write the trained network to, for `score`; None keeps no network.
 
     Raises:
         DivergedError: a loss was not finite; the message names the epoch.
@@ -84,7 +100,31 @@ def train(
             report(trial.run_epoch(epoch))
             if state is not None and epoch % state_epochs == 0:
                 trial.save(state)
+        if weights is not None:
+            checkpoint.save(weights, trial.method.state_dict(), {"num_ids": trial.training.num_ids})
         return trial.result()
+
+
+def score(config: TrialConfig, weights: Path, data: ReidData, *, device: str = "cpu") -> TrialResult:
+    """Score a trained network on the test split of a data set, which need not be the one it was trained on.
+
+    Args:
+        config: the network's, with the protocol to score it by.
+        weights: what `train` wrote.
+        data: the prepared data set; nothing of it is trained on.
+        device: a torch device.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    started = time.perf_counter()
+    tensors, values = checkpoint.load(weights)
+    untrained = replace(config, recipe=replace(config.recipe, weights=None))
+    with _deterministic(device):
+        method = build_method(untrained, values["num_ids"]).to(device).to(memory_format=torch.channels_last)
+        method.load_state_dict(tensors)
+        retrieval = rank(method, data, config)
+    return TrialResult(retrieval=retrieval, epochs=0, seconds=time.perf_counter() - started)
 
 
 class _Trial:
@@ -100,7 +140,7 @@ class _Trial:
         self.sampling = torch.Generator().manual_seed(_stream(config.seed, 1))
         self.augmenting = torch.Generator(self.device).manual_seed(_stream(config.seed, 2))
         self.epoch, self.seconds = 0, 0.0
-        self.retrieval: RetrievalResult | None = None
+        self.retrieval: dict[str, RetrievalResult] = {}
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -113,9 +153,10 @@ class _Trial:
         metrics = {"epoch": float(epoch), "lr": rate, **losses}
         if not np.isfinite(metrics["loss"]):
             raise DivergedError(f"the loss is {metrics['loss']} in epoch {epoch}; lower recipe.schedule.peak_lr")
-        self.epoch, self.retrieval = epoch, None
+        self.epoch = epoch
         if self.config.evaluate_on == "val":
-            metrics |= {f"val/{name}": value for name, value in self.score().metrics().items()}
+            self.retrieval = rank(self.method, self.data, self.config)
+            metrics |= {f"val/{name}": value for name, value in self.retrieval[OWN].metrics().items()}
         self.seconds += (seconds := time.perf_counter() - started)
         return metrics | {"seconds": seconds}
 
@@ -145,24 +186,11 @@ class _Trial:
         self.optimiser.step()
         return {"loss": loss.detach(), **{f"loss/{name}": value.detach() for name, value in losses.items()}, **probes}
 
-    def score(self) -> RetrievalResult:
-        """Rank the gallery for every query of the held-out or the test split."""
-        if self.retrieval is None:
-            query_rows, gallery_rows = self.data.scored(self.config.evaluate_on)
-            gallery = self._embeddings(gallery_rows)
-            query = gallery if np.array_equal(query_rows, gallery_rows) else self._embeddings(query_rows)
-            self.retrieval = evaluate(query, gallery, self.recipe.protocol)
-        return self.retrieval
-
-    def _embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
-        features = embed(self.method, self.data.images, rows, recipe=self.recipe, device=self.device)
-        return Embeddings(features, self.data.identities[rows], self.data.cameras[rows])
-
     def result(self) -> TrialResult:
         started = time.perf_counter()
-        retrieval = self.score()
+        retrieval = self.retrieval or rank(self.method, self.data, self.config)
         seconds = self.seconds + time.perf_counter() - started
-        return TrialResult(metrics=retrieval.metrics(), retrieval=retrieval, epochs=self.epoch, seconds=seconds)
+        return TrialResult(retrieval=retrieval, epochs=self.epoch, seconds=seconds)
 
     def save(self, path: Path) -> None:
         slots, groups = checkpoint.pack_optimiser(self.optimiser)
@@ -247,27 +275,45 @@ def make_optimiser(method: Method, settings: Optimiser) -> torch.optim.Optimizer
     )
 
 
+def rank(method: Method, data: ReidData, config: TrialConfig) -> dict[str, RetrievalResult]:
+    """Rank the gallery for every query: of the test split by each of a method's embeddings, else by its own alone.
+
+    Args:
+        method: on the device to use.
+        data: whose images are ranked.
+        config: says which split, and by which protocol.
+    """
+    query_rows, gallery_rows = data.scored(config.evaluate_on)
+    gallery = _embeddings(method, data, gallery_rows, config.recipe)
+    same = np.array_equal(query_rows, gallery_rows)
+    query = gallery if same else _embeddings(method, data, query_rows, config.recipe)
+    wanted = gallery if config.evaluate_on == "test" else (OWN,)
+    return {name: evaluate(query[name], gallery[name], config.recipe.protocol) for name in wanted}
+
+
+def _embeddings(method: Method, data: ReidData, rows: NDArray[np.int64], recipe: Recipe) -> dict[str, Embeddings]:
+    features = embed(method, data.images, rows, recipe=recipe)
+    return {name: Embeddings(item, data.identities[rows], data.cameras[rows]) for name, item in features.items()}
+
+
 @torch.no_grad()
-def embed(
-    method: Method,
-    images: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    *,
-    recipe: Recipe,
-    device: torch.device,
-) -> Tensor:
-    """Embeddings of some rows, float32 [n, D] on `device`; with `protocol.flip`, the mean over image and mirror."""
+def embed(method: Method, images: NDArray[np.uint8], rows: NDArray[np.int64], *, recipe: Recipe) -> dict[str, Tensor]:
+    """All embeddings of some rows, float32 [n, D] on the method's device, by their names.
+
+    With `protocol.flip`, each is the mean over image and mirror.
+    """
     method.eval()
-    parts = []
+    device = next(method.parameters()).device
+    parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(rows), _SCORING_BATCH):
         pixels = torch.from_numpy(images[rows[start : start + _SCORING_BATCH]]).to(device)
         batch = to_float(pixels, recipe.image_size)
+        views = [batch, batch.flip(3)] if recipe.protocol.flip else [batch]
         with autocast(recipe, device):
-            features = method.embed(batch).float()
-            if recipe.protocol.flip:
-                features = (features + method.embed(batch.flip(3)).float()) / 2
-        parts.append(features)
-    return torch.cat(parts)
+            found = [method.embeddings(view) for view in views]
+        for name in found[0]:
+            parts.setdefault(name, []).append(torch.stack([view[name].float() for view in found]).mean(0))
+    return {name: torch.cat(features) for name, features in parts.items()}
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from reid.losses import MetricLoss, cross_entropy
 from reid.parts.heads import BranchOutput
 
-__all__ = ["BranchOutput", "Method"]
+__all__ = ["OWN", "BranchOutput", "Method", "side_by_side"]
+
+OWN = ""  # the name of a method's own embedding among all that can be ranked
 
 
 class Method(nn.Module):
@@ -55,4 +57,13 @@ class Method(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """What is ranked, [B, embedding_dim]: the embeddings of all branches side by side."""
-        return torch.cat([output.embedding for output in self.branches(images).values()], 1)
+        return self.embeddings(images)[OWN]
+
+    def embeddings(self, images: Tensor) -> dict[str, Tensor]:
+        """All that can be ranked, [B, D] each, from one forward: `OWN`, and where there are several branches, each."""
+        return side_by_side({name: output.embedding for name, output in self.branches(images).items()})
+
+
+def side_by_side(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The embedding made of all parts, as `OWN`, and where there are several, each of them."""
+    return {OWN: torch.cat(list(parts.values()), 1)} | (parts if len(parts) > 1 else {})

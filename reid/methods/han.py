@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reid.config import Augment, Count, Fraction, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
 from reid.losses import cross_entropy, metric_loss
-from reid.methods.base import BranchOutput, Method
+from reid.methods.base import OWN, BranchOutput, Method
 from reid.parts.backbone import STAGES, Layout, build_trunk
 from reid.parts.multi_granularity import check_size, num_parts
 from reid.parts.part_heads import Activation, AveragePool, FeatureFrom, MultiPool, PartHeads
@@ -126,6 +126,13 @@ class Network(Method):
         names = [f"level{level}.{window}" for level in levels for window in range(1, level + 1)]
         fields = {field: value.unbind(1) for field, value in vars(all_parts).items()}
         return {name: BranchOutput(**{f: fields[f][part] for f in fields}) for part, name in enumerate(names)}
+
+    def embeddings(self, images: Tensor) -> dict[str, Tensor]:
+        """The embedding of all parts, and those of each granularity: `level<p>`, its p windows side by side."""
+        parts = self._parts(images).embedding
+        levels = torch.split(parts, list(range(1, self.config.stripes + 1)), 1)
+        apart = {f"level{level}": part.flatten(1) for level, part in enumerate(levels, 1)}
+        return {OWN: parts.flatten(1)} | (apart if len(apart) > 1 else {})
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`id/parts`, the mean over all parts, and `triplet/levels` or `triplet/parts`, the mean over the groups."""

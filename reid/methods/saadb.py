@@ -6,18 +6,20 @@ At test it is the attended one.
 
 NOTE from the authors' code, the paper being silent or saying otherwise: the bottleneck before both maps; reduction
 ratio 4; label smoothing; the neck, a batch norm before each classifier that stays without scale and shift; Cutout; the
-mirror at test. Their layer returns the map as it is at test, neither dropped nor attended: `test_map="plain"`. The
-paper says that 20 % of the activations are erased: `drop_rule="top_frac"` reads it literally.
+mirror at test. Their layer returns the map as it is at test, neither dropped nor attended: every trial scores that too,
+as the embedding `plain`. The paper says that 20 % of the activations are erased: `drop_rule="top_frac"` reads it
+literally.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from reid.config import Augment, Count, Fraction, Protocol, Range, Recipe, Schedule, Settings
 from reid.losses import metric_loss
-from reid.methods.base import BranchOutput, Method
+from reid.methods.base import BranchOutput, Method, side_by_side
 from reid.parts.attention import ChannelAttention, SpatialAttention
 from reid.parts.backbone import build_trunk
 from reid.parts.heads import Branch, Classifier, global_branch, part_branch
@@ -45,7 +47,6 @@ class Config(Settings):
     alpha: Annotated[float, Range(0.1, 1.0)] = 0.8
     frac: Annotated[float, Range(0.0, 0.9)] = 0.2
     reduction: Annotated[int, Range(1, 64)] = 4
-    test_map: Literal["attended", "plain"] = "attended"
     neck: Literal["bn_fixed", "none"] = "bn_fixed"
     margin: Annotated[float, Range(0.0, 10.0)] | None = None
     label_smoothing: Fraction = 0.1
@@ -59,7 +60,6 @@ class Config(Settings):
 VARIANTS = {
     "default": Config(),
     "top_frac": Config(drop_rule="top_frac"),
-    "plain_test": Config(test_map="plain"),
     "no_neck": Config(neck="none"),
     # Tables 4 and 5; their last row is the default.
     "global_only": Config(drop=False, attention=False),
@@ -91,13 +91,24 @@ class Network(Method):
         if config.neck == "bn_fixed":
             for name, head in heads.items():
                 head.classifier = NeckClassifier(sizes[name], num_ids)
-        self.heads = nn.ModuleDict(heads)
+        self.heads, self.attends = nn.ModuleDict(heads), config.attention
         self.embedding_dim = sum(sizes[name] for name in heads)
 
     def branches(self, images: Tensor, labels: Tensor | None = None) -> dict[str, BranchOutput]:
         """The branches, all on one map of the trunk."""
         maps = self.trunk(images)
         return {name: head(maps) for name, head in self.heads.items()}
+
+    def embeddings(self, images: Tensor) -> dict[str, Tensor]:
+        """Those of the branches; with attention also `plain`, which takes the second branch's map as it is."""
+        if not self.attends:
+            return super().embeddings(images)
+        maps, second = self.trunk(images), cast(Branch, self.heads["second"])
+        bottleneck, turns = cast(nn.Sequential, second.body)
+        local = bottleneck(maps)
+        attended, plain = (second.reduction(second.pool(seen)) for seen in (turns(local), local))
+        parts = {"global": self.heads["global"](maps).embedding} if "global" in self.heads else {}
+        return side_by_side(parts | {"second": attended}) | {"plain": torch.cat([*parts.values(), plain], 1)}
 
 
 class NeckClassifier(Classifier):
@@ -121,5 +132,4 @@ def _drop_and_attention(config: Config, channels: int) -> nn.Module:
         drop,
         nn.Sequential(ChannelAttention(channels, reduction=config.reduction), SpatialAttention(kernel=3)),
         drop_probability=config.drop_probability if config.drop else 0.0,
-        attend_at_test=config.test_map == "attended",
     )

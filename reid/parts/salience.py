@@ -41,20 +41,17 @@ class SalientDrop(nn.Module):
 
 
 class DropOrAttend(nn.Module):
-    """In training one of two layers, drawn anew for every batch; at test `attend`, or neither.
+    """In training one of two layers, drawn anew for every batch; at test `attend`.
 
     Only the chosen layer runs, so the other's parameters have no gradient in that iteration.
     """
 
-    def __init__(self, drop: nn.Module, attend: nn.Module, *, drop_probability: float, attend_at_test: bool) -> None:
+    def __init__(self, drop: nn.Module, attend: nn.Module, *, drop_probability: float) -> None:
         super().__init__()
-        self.drop, self.attend = drop, attend
-        self.drop_probability, self.attend_at_test = drop_probability, attend_at_test
+        self.drop, self.attend, self.drop_probability = drop, attend, drop_probability
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps [B, C, H, W] to the same shape."""
-        if not self.training and not self.attend_at_test:
-            return maps
         layer = self.drop if self.training and happens(self.drop_probability) else self.attend
         chosen: Tensor = layer(maps)
         return chosen

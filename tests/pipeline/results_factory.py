@@ -125,7 +125,14 @@ def unfinished(row: dict[str, Any], status: str, reason: str = "") -> dict[str, 
     return row | nothing | texts | {"status": status, "reason": reason, "epochs": 0, "dirty": False}
 
 
-def plan_row(label: str, keys: dict[str, list[str]], *, method: str | None = "bdb", published: str | None = "") -> Any:
+def plan_row(
+    label: str,
+    keys: dict[str, list[str]],
+    *,
+    method: str | None = "bdb",
+    published: str | None = "",
+    embedding: str = "",
+) -> Any:
     """A row of plan.json; `published` is the label unless it is given."""
     name = label if published == "" else published
     return {
@@ -134,6 +141,7 @@ def plan_row(label: str, keys: dict[str, list[str]], *, method: str | None = "bd
         "variant": "default",
         "overrides": {},
         "published_method": name,
+        "embedding": embedding,
         "settings": {},
         "keys": keys,
     }
@@ -159,6 +167,7 @@ def plan(experiments: list[Any], datasets: Mapping[str, str] | None = None) -> d
     return {
         "profile": "demo",
         "datasets": dict(datasets or {"synthetic": "Embedded set"}),
+        "transfers": {},
         "seeds": list(SEEDS),
         "mlflow_ui": UI,
         "experiments": experiments,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import experiments
 from pipeline.agenda import Agenda
+from pipeline.experiments import Experiment, Row
 from pipeline.params import load
 from pipeline.plan import Plan, Trial, expand
 from pipeline.store import TrialStore
@@ -138,3 +139,78 @@ def test_a_failure_counts_as_ended_now_and_is_tried_again_next_time(plan: Plan, 
     assert trial not in agenda.unfinished()
     again = Agenda(plan, store)
     assert trial.key in {waiting.key for waiting in again.queued()}
+
+
+# --- scoring what another trial has trained --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rescored() -> tuple[Trial, Trial]:
+    """A trial, and another scoring of its network."""
+    params = load(ROOT / "params.yaml").model_copy(update={"seeds": (0,)})
+    row = Row(label="re-ranked", method="bdb", overrides={"recipe.protocol.rerank": True})
+    again = Experiment(name="again", title="Again", metrics=("mAP",), rows=(row,))
+    found = expand(params, [again], {"synthetic": {"val": "v", "test": "t"}})
+    trained, scored = found.trials.values()
+    return trained, scored
+
+
+def alone(*trials: Trial) -> Plan:
+    return Plan(experiments=(), trials={trial.key: trial for trial in trials}, searches=())
+
+
+def end(agenda: Agenda, trial: Trial, *, weights: bool = False) -> None:
+    agenda.store.open(trial)
+    if weights:
+        agenda.store.weights(trial.key).write_bytes(b"trained")
+    agenda.store.finish(trial.key, {"status": "done", "metrics": {}})
+    agenda.ended(trial.key)
+
+
+def test_a_scoring_starts_when_its_network_is_trained(rescored: tuple[Trial, Trial], tmp_path: Path) -> None:
+    trained, scored = rescored
+    agenda = Agenda(alone(scored), TrialStore(tmp_path))  # what it is built on need not be in the plan
+    assert set(agenda.declared) == {trained.key, scored.key}
+    assert agenda.next() == trained
+    assert agenda.keeps_weights(trained.key)
+    assert agenda.next() is None
+    assert not agenda.finished()
+    end(agenda, trained, weights=True)
+    assert agenda.next() == scored
+    assert not agenda.keeps_weights(scored.key)
+    end(agenda, scored)
+    assert agenda.complete()
+    assert Agenda(alone(trained, scored), TrialStore(tmp_path)).finished()
+
+
+def test_a_network_that_was_not_kept_is_trained_again_once_it_is_asked_for(
+    rescored: tuple[Trial, Trial], tmp_path: Path
+) -> None:
+    trained, scored = rescored
+    first = Agenda(alone(trained), TrialStore(tmp_path))
+    assert first.next() == trained
+    assert not first.keeps_weights(trained.key)
+    end(first, trained)
+    again = Agenda(alone(trained, scored), TrialStore(tmp_path))
+    assert again.unfinished() == [trained, scored]
+    assert again.next() == trained
+    again.store.weights(trained.key).write_bytes(b"trained")
+    again.ended(trained.key)
+    assert again.next() == scored
+    end(again, scored)
+    assert again.complete()
+    again.store.weights(trained.key).unlink()  # nothing asks for them any more
+    assert Agenda(alone(trained, scored), TrialStore(tmp_path)).finished()
+
+
+def test_a_scoring_fails_with_what_it_scores(rescored: tuple[Trial, Trial], tmp_path: Path) -> None:
+    trained, scored = rescored
+    agenda = Agenda(alone(trained, scored), TrialStore(tmp_path))
+    assert agenda.next() == trained
+    agenda.store.open(trained)
+    agenda.store.fail(trained.key, reason="diverged")
+    agenda.ended(trained.key)
+    assert agenda.failed == {trained.key, scored.key}
+    assert agenda.store.failure(scored.key)["reason"] == f"{trained.name}, whose network it scores, failed"
+    assert agenda.finished()
+    assert agenda.complete()

@@ -1,5 +1,6 @@
 """Ray runs the agenda: successes, failures with their reason, retries; all tests share one session."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.agenda import Agenda
-from pipeline.plan import Plan, Trial, make_trial
+from pipeline.plan import Plan, Trial, make_trial, scored
 from pipeline.store import TrialStore
 from reid import methods
-from reid.config import Augment, Recipe, Sampler, Schedule, TrialConfig
+from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, TrialConfig
 from reid.data import synthetic
 from reid.data.manifest import read as read_manifest
 from reid.data.market1501 import read
@@ -45,12 +46,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack(folder / "raw", read(folder / "raw"), folder / "synthetic", image_size=(64, 32), workers=1)
     split = make_split(read_manifest(folder / "synthetic" / "manifest.parquet"), val_fraction=0.4, seed=0)
     split.save(folder / "synthetic" / "split.json")
+    shutil.copytree(folder / "synthetic", folder / "market1501")
     return folder
+
+
+DIGESTS = {"test": "t", "val": "v"}
 
 
 def trial(seed: int = 0, **model: object) -> Trial:
     config = TrialConfig(method="bdb", model=methods.config("bdb", **model), recipe=RECIPE, seed=seed)
-    return make_trial(config, "synthetic", {"test": "t", "val": "v"})
+    return make_trial(config, "synthetic", DIGESTS)
 
 
 class Notes:
@@ -116,7 +121,7 @@ def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(
 def test_divergence_is_not_tried_again(ray_session: None, data: Path, tmp_path: Path) -> None:
     wild = trial()
     recipe = replace(RECIPE, schedule=Schedule(epochs=2, peak_lr=1e36))
-    wild = make_trial(replace(wild.config, recipe=recipe), "synthetic", {"test": "t", "val": "v"})
+    wild = make_trial(replace(wild.config, recipe=recipe), "synthetic", DIGESTS)
     store = TrialStore(tmp_path / "trials")
     agenda, notes = run([wild], store, data, retries=2)
     assert agenda.failed == {wild.key}
@@ -135,6 +140,23 @@ def test_an_interrupted_trial_goes_on_from_its_state(ray_session: None, data: Pa
     assert agenda.complete()
     assert [what for what, _ in notes.events] == ["started", "epoch 2", "done"]
     assert store.result(item.key)["metrics"] == whole.result(item.key)["metrics"]
+
+
+def test_a_network_is_scored_on_another_data_set_and_by_another_protocol(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    trained, store = trial(), TrialStore(tmp_path / "trials")
+    across = scored(trained, trained.config.recipe.protocol, "market1501", DIGESTS)
+    by_cosine = scored(trained, Protocol(distance="cosine"), "synthetic", DIGESTS)
+    agenda, notes = run([across, by_cosine, trained], store, data)
+    assert agenda.complete()
+    assert not agenda.failed
+    assert [what for what, key in notes.events if key == across.key] == ["started", "done"]
+    own, there = store.result(trained.key)["metrics"], store.result(across.key)["metrics"]
+    assert there == own  # the other data set is a copy of its own
+    assert store.result(by_cosine.key)["metrics"]["mAP"] != own["mAP"]
+    assert len(store.per_query(across.key)["global/average_precision"]) > 0  # type: ignore[index]
+    assert store.result(across.key)["epochs"] == 0
 
 
 def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:

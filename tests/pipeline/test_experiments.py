@@ -97,7 +97,10 @@ def test_an_experiment_is_named_after_its_published_table() -> None:
     stems = {path.stem for path in PUBLISHED.glob("*.csv")}
     named = [item for item in ALL if item.name != item.published]
     assert [item.name for item in named if item.published] == ["comparison"]
-    assert all("_fig" in item.name or item.kind == "search" for item in named if not item.published)
+    own = {"bdb_branches", "saadb_test_map"}  # what no paper prints
+    assert all(
+        "_fig" in item.name or item.kind == "search" for item in named if not item.published and item.name not in own
+    )
     assert {stem for item in TABLES for stem in str(item.published).split("+")} <= stems
 
 
@@ -186,8 +189,9 @@ WRONG = {
     "unknown metric": (
         "[Rank-1, mAP]",
         "[Rank-1, map]",
-        "metrics[1] is the text 'map'; allowed: Rank-1, Rank-5, Rank-10, Recall@1, Recall@2, Recall@4, Recall@8, "
-        "Recall@10, Recall@20, Recall@30, Recall@40, Recall@50, Recall@100, Recall@1000, mAP, mINP; did you mean mAP?",
+        "metrics[1] is the text 'map'; allowed: Rank-1, Rank-5, Rank-10, Recall@1, Recall@2, Recall@4, Recall@5, "
+        "Recall@8, Recall@10, Recall@20, Recall@30, Recall@40, Recall@50, Recall@100, Recall@1000, mAP, mINP; "
+        "did you mean mAP?",
     ),
     "a metric twice": (
         "[Rank-1, mAP]",

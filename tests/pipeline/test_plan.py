@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline import experiments, keys, plan
 from pipeline.experiments import Experiment, Pruning, Row, Search, Space
+from pipeline.export import outline
+from pipeline.keys import config_from_spec
 from pipeline.params import Params, Profile, load
 from pipeline.plan import Plan, expand, make_trial, resolve
 from pipeline.strict import ParamsError
@@ -81,14 +83,75 @@ def test_a_row_is_the_recipe_then_the_profile_then_its_own_overrides() -> None:
 
 def test_a_data_set_says_how_it_is_scored_unless_the_row_does() -> None:
     own = {"recipe.protocol.rule": "query_gallery", "recipe.protocol.ranks": [1, 20]}
-    params = PARAMS.model_copy(update={"datasets": ("cub200",), "seeds": (0,)})
-    data = {"cub200": {"val": "v", "test": "t"}}
+    params = PARAMS.model_copy(update={"datasets": ("sop",), "seeds": (0,)})
+    data = {"sop": {"val": "v", "test": "t"}}
     found = expand(params, [table(BDB, {**BDB, "label": "Own", "overrides": own})], data)
     protocols = [trial.config.recipe.protocol for trial in found.trials.values()]
     assert [(item.rule, item.ranks) for item in protocols] == [
-        ("leave_one_out", (1, 2, 4, 8)),
+        ("leave_one_out", (1, 10, 100, 1000)),
         ("query_gallery", (1, 20)),
     ]
+
+
+def test_rows_that_differ_in_protocol_alone_share_their_training() -> None:
+    again = {"recipe.protocol.rerank": True}
+    found = expanded(BDB, {**BDB, "label": "re-ranked", "overrides": again}, seeds=(0, 1))
+    trained = [trial for trial in found.trials.values() if trial.source is None]
+    rescored = [trial for trial in found.trials.values() if trial.source is not None]
+    assert [trial.source for trial in rescored] == trained
+    for trial in rescored:
+        assert trial.config.recipe.protocol.rerank
+        assert trial.epochs == 0
+        assert trial.spec["source"] == trial.source.key  # type: ignore[union-attr]
+        assert config_from_spec(trial.spec) == trial.config
+    assert len({trial.setting for trial in rescored}) == 1
+    own = dict(flatten(to_dict(rescored[0].config)))
+    other = dict(flatten(to_dict(trained[0].config)))
+    assert {path for path in own if own[path] != other[path]} == {"recipe.protocol.rerank"}
+
+
+def test_a_profile_s_protocol_is_the_one_that_trials_are_trained_under() -> None:
+    profile = Profile(overrides={"recipe.protocol.ap": "cut50"}, methods={})
+    found = expanded(BDB, profiles={"demo": profile})
+    assert {(trial.source, trial.config.recipe.protocol.ap) for trial in found.trials.values()} == {(None, "cut50")}
+
+
+def test_a_transfer_scores_what_another_table_trains_on_the_data_sets_that_it_has_not_seen() -> None:
+    across = table(BDB, name="across").model_copy(update={"transfer": True})
+    params = with_params(datasets=("synthetic", "inshop"), seeds=(0,))
+    data = {**DATA, "inshop": {"test": "inshop test", "val": "inshop val"}}
+    found = expand(params, [table(BDB), across], data)
+    (_, (plain,)), (_, (row,)) = found.experiments
+    assert list(row.trials) == ["inshop->synthetic", "synthetic->inshop"]
+    there = row.trials["synthetic->inshop"][0]
+    assert there.source == plain.trials["synthetic"][0]
+    assert (there.config.recipe.protocol.rule, there.config.recipe.protocol.ranks[:2]) == ("query_gallery", (1, 10))  # type: ignore[index]
+    assert there.spec["scored_on"] == {"dataset": "inshop", "data_digest": "inshop test"}
+    assert there.spec["data_digest"] == "synthetic test"
+    assert len(found.trials) == 4
+    assert list(found.trials).index(there.source.key) < list(found.trials).index(there.key)
+    names = {name: {**digests, "test": f"other {name}"} for name, digests in data.items()}
+    assert set(expand(params, [across], names).trials).isdisjoint(found.trials)
+    content = outline(params, found, {})
+    assert content["transfers"]["synthetic->inshop"] == "In-Shop: trained on Embedded set"
+
+
+def test_a_transfer_with_one_data_set_says_what_it_lacks() -> None:
+    across = table(BDB).model_copy(update={"transfer": True, "note": "Known."})
+    content = outline(PARAMS, expand(PARAMS, [across], DATA), {})
+    assert content["experiments"][0]["rows"][0]["keys"] == {}
+    assert content["experiments"][0]["note"] == (
+        "Known. To score a network on data it has not seen, list two data sets or more."
+    )
+
+
+def test_a_row_by_another_embedding_trains_nothing_of_its_own() -> None:
+    found = expanded(BDB, {**BDB, "label": "drop branch", "embedding": "drop"})
+    (_, (whole, branch)), *_ = found.experiments
+    assert whole.trials == branch.trials
+    assert outline(PARAMS, found, {})["experiments"][0]["rows"][1]["embedding"] == "drop"
+    with pytest.raises(ParamsError, match=r"t: rows\[0\].embedding is the text 'dorp'; allowed: .*did you mean drop"):
+        expanded({**BDB, "embedding": "dorp"})
 
 
 def test_trials_of_rows_score_the_test_split_and_searches_the_held_out_identities() -> None:
@@ -198,12 +261,13 @@ def test_all_experiments_of_the_repository_resolve_under_all_profiles() -> None:
 OURS = {
     f"{start}{name}": rows
     for start, found in {
-        "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7},
-        "bdb_": {"fig7a": 5, "fig7b": 10, "block_height": 2},
+        "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7, "7a": 1, "7b": 1, "7c": 1, "7d": 1, "8": 8},
+        "bdb_": {"fig7a": 5, "fig7b": 10, "block_height": 2, "branches": 3},
         "saadb_table": {"1": 1, "2": 1, "3": 1, "4": 6, "5": 6},
+        "saadb_": {"test_map": 4},
         "sonanet_table": {"2": 3, "3": 3, "4": 3, "5": 9},
-        "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "ix": 9, "x": 8},
-        "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "ix": 3, "x": 4},
+        "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "viii": 6, "ix": 9, "x": 8},
+        "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "viii": 3, "ix": 3, "x": 4},
         "esnet_fig": {"3": 3, "4": 10, "6": 4},
         "": {"comparison": 9},
     }.items()
@@ -364,7 +428,7 @@ def test_the_plan_as_json() -> None:
     found = expand(params, experiments.load(PARAMS.experiments), DATA)
     tried = {"number": 0, "params": {"model.rh": 0.4}, "value": 0.5, "status": "done", "key": "k" * 20}
     winner = {"number": 0, "params": {"model.rh": 0.4}}
-    content = found.to_json(params, {("bdb_block_height", "synthetic"): {"trials": [tried], "winner": winner}})
+    content = outline(params, found, {("bdb_block_height", "synthetic"): {"trials": [tried], "winner": winner}})
     assert json.loads(json.dumps(content)) == content  # plain JSON types
     assert content["datasets"] == {"synthetic": "Embedded set"}
     assert (content["profile"], content["seeds"]) == ("demo", [0, 1, 2])
@@ -378,6 +442,7 @@ def test_the_plan_as_json() -> None:
         "variant": "default",
         "overrides": {},
         "published_method": "IDE",
+        "embedding": "",
         "settings": {},
         "keys": {},
     }
@@ -403,6 +468,6 @@ def test_the_plan_as_json() -> None:
 
 def test_a_search_without_a_winner_leaves_its_row_empty() -> None:
     found = expand(PARAMS, experiments.load(("bdb_block_height",)), DATA)
-    content = found.to_json(PARAMS, {("bdb_block_height", "synthetic"): {"trials": [], "winner": None}})
+    content = outline(PARAMS, found, {("bdb_block_height", "synthetic"): {"trials": [], "winner": None}})
     row = content["experiments"][0]["rows"][1]
     assert (row["keys"], row["settings"]) == ({"synthetic": []}, {})

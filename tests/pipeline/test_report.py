@@ -97,7 +97,7 @@ def test_several_commits_and_changes_are_all_named() -> None:
         made.trial(seed=2, commit="e" * 40, device="NVIDIA H200"),
     ]
     runs = {row["key"]: report.as_run(row) for row in rows}
-    plan = report.PlanFile(profile="demo", datasets={}, seeds=[0], mlflow_ui=made.UI, experiments=[])
+    plan = report.PlanFile(profile="demo", datasets={}, transfers={}, seeds=[0], mlflow_ui=made.UI, experiments=[])
     header = dict(report.header(plan, runs))
     commit = made.digest("commit", length=40)[:10]
     assert header["Commit"] == f"{commit}, {commit} + uncommitted changes, eeeeeeeeee"

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import published, tables
+from pipeline import published, render, tables
 from pipeline.published import PublishedError
 from pipeline.report import as_run
 from pipeline.tables import Cell, Experiment, Run, Table
 from tests.pipeline import results_factory as made
 
-NAMES = {"synthetic": "Embedded set", "market1501": "Market-1501"}
+NAMES = {
+    "synthetic": "Embedded set",
+    "market1501": "Market-1501",
+    "dukemtmcreid->market1501": "Market-1501: trained on DukeMTMC-reID",
+}
 
 
 def build(rows: list[dict[str, Any]], entries: list[Any], **changes: Any) -> Table:
@@ -177,6 +181,40 @@ def test_under_another_rule_nothing_is_compared() -> None:
     assert table.groups[1].not_comparable == (
         "Market-1501 is scored here by the rule query_gallery, in the papers by cross_camera"
     )
+
+
+def test_a_row_by_another_embedding_shows_that_one_s_numbers() -> None:
+    rows, whole = seeds([0.3, 0.4])
+    for row in rows:
+        row["drop/mAP"], row["drop/Rank-1"] = row["mAP"] / 2, 0.1
+    branch = made.plan_row("Drop branch", whole["keys"], published=None, embedding="drop")
+    table = build(rows, [whole, branch])
+    assert [cell.text for cell in column(table)] == ["35.0", "17.5"]
+    assert [panel.values("Rank-1") for panel in table.panels][1] == [0.1, 0.1]
+    assert table.rows[1].cells[0].panel == 1
+
+
+def test_a_transfer_joins_the_numbers_printed_for_its_training_set_and_names_withdrawn_data() -> None:
+    rows, entry = seeds([0.2], dataset="dukemtmcreid->market1501")
+    entry["published_method"] = "Baseline"
+    table = build(
+        rows,
+        [entry],
+        published="han_tableviii",
+        published_datasets=["Market-1501: trained on DukeMTMC-reID"],
+    )
+    assert [group.kind for group in table.groups] == ["ours", "published", "difference"]
+    assert column(table, kind="published")[0].text == "12.65"
+    assert column(table, kind="difference")[0].text == "+7.4"
+    (notice,) = table.groups[0].withdrawn
+    assert "withdrew in 2019" in notice
+    assert notice in render.notes(table)
+    assert build(*_plain()).groups[0].withdrawn == ()
+
+
+def _plain() -> tuple[list[dict[str, Any]], list[Any]]:
+    rows, entry = seeds([0.3])
+    return rows, [entry]
 
 
 def test_a_metric_the_paper_does_not_print_has_no_published_column() -> None:

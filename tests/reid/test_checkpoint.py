@@ -57,6 +57,27 @@ def test_a_failed_write_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest
     assert torch.equal(tensors["weight"], torch.ones(2))
 
 
+@pytest.mark.parametrize("harm", ["cut short", "one bit", "emptied", "another file"])
+def test_a_damaged_file_is_never_believed(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"weight": torch.ones(20)}, {"epoch": 1})
+    content = bytearray(path.read_bytes())
+    if harm == "one bit":
+        content[-3] ^= 1
+    harmed = {"cut short": content[:-4], "one bit": content, "emptied": b"", "another file": b"hello"}[harm]
+    path.write_bytes(harmed)
+    with pytest.raises(ValueError, match=r"state\.safetensors is damaged .*; remove it"):
+        checkpoint.load(path)
+
+
+def test_values_are_under_the_checksum_too(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"weight": torch.ones(2)}, {"epoch": 1})
+    path.write_bytes(path.read_bytes().replace(b'\\"epoch\\": 1', b'\\"epoch\\": 2'))
+    with pytest.raises(ValueError, match="checksum"):
+        checkpoint.load(path)
+
+
 def test_under_takes_one_prefix_off() -> None:
     tensors = {"method.a": torch.ones(1), "optimiser.a": torch.zeros(1)}
     assert checkpoint.under("method.", tensors) == {"a": tensors["method.a"]}

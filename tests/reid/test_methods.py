@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reid import methods
 from reid.config import Augment, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
-from reid.methods.base import Method
+from reid.methods.base import OWN, Method
 from reid.parts.drop import BatchDropBlock, BatchDropout
 from reid.parts.pooling import global_average, global_max
 
@@ -103,6 +103,9 @@ def test_embeddings_have_the_declared_size_and_a_batch_may_be_one_image(name: st
     images, _ = batch(name)
     assert method.embed(images).shape == (len(images), method.embedding_dim)
     assert method.embed(images[:1]).shape == (1, method.embedding_dim)
+    found = method.embeddings(images)
+    assert torch.equal(found[OWN], method.embed(images))
+    assert all(part.ndim == 2 and len(part) == len(images) for part in found.values())
 
 
 @over_all_variants

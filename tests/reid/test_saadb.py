@@ -123,13 +123,25 @@ def test_the_second_feature_at_test_is_that_of_the_attended_map() -> None:
 
 
 @torch.no_grad()
-def test_the_plain_map_at_test_ignores_the_attention() -> None:
-    images, _ = batch()
-    attended, plain = small().eval(), small("plain_test").eval()
-    assert not torch.equal(attended.embed(images), plain.embed(images))
-    for parameter in plain.get_submodule("heads.second.body.1.attend").parameters():
+def test_one_forward_gives_the_attended_and_the_plain_map() -> None:
+    method, (images, _) = small().eval(), batch()
+    found = method.embeddings(images)
+    assert list(found) == ["", "global", "second", "plain"]
+    assert torch.equal(found[""], method.embed(images))
+    assert torch.equal(found[""], torch.cat([found["global"], found["second"]], 1))
+    assert found["plain"].shape == found[""].shape
+    assert not torch.equal(found["plain"], found[""])
+    for parameter in method.get_submodule("heads.second.body.1.attend").parameters():
         parameter.zero_()
-    assert torch.equal(small("plain_test").eval().embed(images), plain.embed(images))
+    without = method.embeddings(images)
+    assert torch.equal(without["plain"], found["plain"])
+    assert not torch.equal(without[""], found[""])
+
+
+@torch.no_grad()
+def test_without_attention_there_is_no_second_map() -> None:
+    assert list(small("global_drop").eval().embeddings(batch()[0])) == ["", "global", "second"]
+    assert list(small("attention_only").eval().embeddings(batch()[0])) == ["", "plain"]
 
 
 def test_the_neck_is_between_feature_and_classifier_and_is_not_trained() -> None:

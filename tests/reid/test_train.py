@@ -14,8 +14,8 @@ from reid import methods
 from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule, TrialConfig
 from reid.data.augment import to_float
 from reid.data.dataset import ReidData
-from reid.methods.base import Method
-from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, make_optimiser, train
+from reid.methods.base import OWN, Method
+from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, make_optimiser, score, train
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 
@@ -54,9 +54,8 @@ def run(
 
 
 def same(one: TrialResult, other: TrialResult) -> bool:
-    return one.metrics == other.metrics and np.array_equal(
-        one.retrieval.average_precision, other.retrieval.average_precision, equal_nan=True
-    )
+    precisions = [[scores.average_precision for scores in result.retrieval.values()] for result in (one, other)]
+    return one.metrics == other.metrics and np.array_equal(*precisions, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -194,11 +193,36 @@ def test_flip_averages_image_and_mirror(tiny_data: ReidData) -> None:
     torch.manual_seed(0)
     method = build_method(trial, num_ids=12)
     rows = np.arange(5)
-    features = embed(method, tiny_data.images, rows, recipe=trial.recipe, device=torch.device("cpu"))
+    features = embed(method, tiny_data.images, rows, recipe=trial.recipe)[OWN]
     images = to_float(torch.from_numpy(tiny_data.images[rows]), (64, 32))
     with torch.no_grad():
         expected = (method.embed(images) + method.embed(images.flip(3))) / 2
     assert torch.allclose(features, expected, atol=1e-5)
+
+
+def test_every_branch_is_scored_beside_the_whole(tiny_data: ReidData) -> None:
+    result, _ = run(config(schedule=Schedule(epochs=1)), tiny_data)
+    assert list(result.retrieval) == [OWN, "global", "drop"]
+    assert result.metrics["drop/mAP"] == result.retrieval["drop"].mean_ap != result.metrics["mAP"]
+    held_out, _ = run(config(schedule=Schedule(epochs=1), evaluate_on="val"), tiny_data)
+    assert list(held_out.retrieval) == [OWN]
+
+
+def test_kept_weights_score_as_the_trial_did(tmp_path: Path, tiny_data: ReidData) -> None:
+    weights, trial = tmp_path / "weights.safetensors", config("saadb", schedule=Schedule(epochs=1))
+    trained = train(trial, tiny_data, lambda metrics: None, weights=weights)
+    again = score(trial, weights, tiny_data)
+    assert again.epochs == 0
+    assert same(trained, again)
+    other = replace(trial, recipe=replace(trial.recipe, protocol=Protocol(ap="cut50", flip=True)))
+    assert score(other, weights, tiny_data).metrics != trained.metrics
+
+
+def test_a_network_is_scored_on_a_data_set_with_other_identities(tmp_path: Path, tiny_data: ReidData) -> None:
+    weights = tmp_path / "weights.safetensors"
+    fewer = replace(config(schedule=Schedule(epochs=1)), evaluate_on="val")  # trains without the held-out identities
+    train(fewer, tiny_data, lambda metrics: None, weights=weights)
+    assert score(replace(fewer, evaluate_on="test"), weights, tiny_data).metrics["num_valid"] > 0
 
 
 def test_pixels_are_the_rows_asked_for(tiny_data: ReidData) -> None:

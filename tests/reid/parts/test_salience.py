@@ -89,8 +89,8 @@ class Scale(nn.Module):
         return maps * self.factor
 
 
-def turns(probability: float, *, attend_at_test: bool = True) -> DropOrAttend:
-    return DropOrAttend(Scale(2.0), Scale(3.0), drop_probability=probability, attend_at_test=attend_at_test)
+def turns(probability: float) -> DropOrAttend:
+    return DropOrAttend(Scale(2.0), Scale(3.0), drop_probability=probability)
 
 
 def factors(module: nn.Module, *, draws: int) -> list[float]:
@@ -119,10 +119,9 @@ def test_the_turns_follow_the_cpus_default_generator_one_draw_each() -> None:
     assert factors(turns(0.5), draws=20) == expected
 
 
-@pytest.mark.parametrize(("attend_at_test", "factor"), [(True, 3.0), (False, 1.0)])
-def test_at_test_maps_are_attended_or_plain_and_nothing_is_drawn(attend_at_test: bool, factor: float) -> None:
+def test_at_test_maps_are_attended_and_nothing_is_drawn() -> None:
     before = torch.get_rng_state()
-    assert factors(turns(0.5, attend_at_test=attend_at_test).eval(), draws=5) == [factor] * 5
+    assert factors(turns(0.5).eval(), draws=5) == [3.0] * 5
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -138,5 +137,5 @@ def test_the_layer_that_was_not_chosen_gets_no_gradient(probability: float) -> N
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_neither_turn_waits_for_the_device(rule: DropRule, probability: float) -> None:
     with FakeTensorMode():
-        module = DropOrAttend(drop(rule), nn.Identity(), drop_probability=probability, attend_at_test=True)
+        module = DropOrAttend(drop(rule), nn.Identity(), drop_probability=probability)
         assert module(torch.empty(2, 3, 4, 2)).shape == (2, 3, 4, 2)
