@@ -42,7 +42,7 @@ ui: install  ## MLflow on 127.0.0.1:5000, over the runs of this checkout
 	@python -m pipeline ui
 
 bench: install  ## the benchmarks: ratios within one run
-	@for file in $(filter-out benchmarks/naive.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/naive.py benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
 
 retry: install  ## run failed trials again
 	@dvc repro --force --no-run-cache --single-item sweep

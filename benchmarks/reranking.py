@@ -5,14 +5,14 @@
 
 The dense form goes the way of the published implementation: distances of all images to all as one float32 matrix, each
 row sorted, V and its average as two more matrices, neighbours handled image by image. `partly sorted` is the same with
-only the nearest k1 + 1 in order. All include their distances; the bare matmul is that of all images by all.
+only the nearest k1 + 1 in order. `--torchreid PATH` adds the published implementation itself, in NumPy, from a checkout
+of deep-person-reid. All include their distances; the bare matmul is that of all images by all.
 
 The sides take turns in one run. Medians of the seconds, and of the ratios within a turn; the ratios are what to read.
 More threads than idle cores wait for each other longer than they work. `extra MiB` is the highest memory of the process
 during a call over its memory before the call (Linux with glibc only). Features are those of `evaluation.py`.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation import bare_matmul, extra_memory, pedestrians
-from numpy.typing import NDArray
+from common import Array, Size, bare_matmul, extra_memory, load, parser, pedestrians, squared_distances
 from torch import Tensor
 
 from reid.evaluation import Embeddings
@@ -29,20 +28,17 @@ from reid.evaluation.distances import float32_matmul
 from reid.evaluation.reranking import reranked
 
 K1, K2, WEIGHT = 20, 6, 0.3
-Array = NDArray[Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--market", action="store_true", help="the size of Market-1501")
-    parser.add_argument("--dimensions", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    asked = parser(__doc__, repeats=3)
+    asked.set_defaults(size=Size(500, 2500))
+    arguments = asked.parse_args()
     torch.set_num_threads(arguments.threads)
-    sides = pedestrians((3368, 15913) if arguments.market else (500, 2500), arguments.dimensions)
-    query, gallery = (torch.as_tensor(side.features) for side in sides)
-    print(f"{len(query)} x {len(gallery)}, {arguments.dimensions} dimensions, {arguments.threads} thread(s)")
+    query, gallery = (torch.as_tensor(side.features) for side in pedestrians(arguments.size, arguments.dimensions))
+    print(
+        f"{len(query)} x {len(gallery)}, {arguments.dimensions} dimensions, {arguments.threads} thread(s)", flush=True
+    )
     images = Embeddings(torch.cat([query, gallery]), np.zeros(len(query) + len(gallery), np.int64))
     runs: dict[str, Callable[[], Any]] = {
         "bare matmul": partial(bare_matmul, images, images),
@@ -50,10 +46,15 @@ def main() -> None:
         "dense, sorted": partial(dense, query, gallery, order=fully_sorted),
         "dense, partly sorted": partial(dense, query, gallery, order=partly_sorted),
     }
+    if arguments.torchreid:
+        hint = "it is not a checkout of deep-person-reid"
+        function = load(arguments.torchreid, "torchreid/utils/rerank.py", hint).re_ranking
+        runs["published, torchreid"] = partial(published, function, query, gallery)
     results = print_table(runs, arguments.repeats)
-    expected = results["dense, sorted"]
-    differences = [np.abs(values.numpy() - expected[rows]).max() for rows, values in ours(query, gallery)]
-    print(f"\nlargest difference: {max(differences):.2g}")
+    for name, expected in results.items():
+        if isinstance(expected, np.ndarray):
+            differences = [np.abs(values.numpy() - expected[rows]).max() for rows, values in ours(query, gallery)]
+            print(f"largest difference to {name}: {max(differences):.2g}")
 
 
 def ours(query: Tensor, gallery: Tensor) -> Iterator[tuple[Array, Tensor]]:
@@ -82,9 +83,14 @@ def dense(query: Tensor, gallery: Tensor, *, order: Callable[[Array], Array]) ->
     return final
 
 
+def published(function: Callable[..., Array], query: Tensor, gallery: Tensor) -> Array:
+    """It squares the distances that it is given."""
+    pairs = ((query, gallery), (query, query), (gallery, gallery))
+    return function(*(euclidean(left, right) for left, right in pairs), k1=K1, k2=K2, lambda_value=WEIGHT)
+
+
 def euclidean(left: Tensor, right: Tensor) -> Array:
-    squares = (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)).addmm_(left, right.T, alpha=-2)
-    return squares.clamp_(min=0).sqrt_().numpy()
+    return squared_distances(left, right).clamp_(min=0).sqrt_().numpy()
 
 
 def fully_sorted(matrix: Array) -> Array:
@@ -137,10 +143,10 @@ def print_table(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, A
     for turn in range(repeats):
         for name in runs:
             extra[name] = extra_memory(partial(timed, name, turn))
-    print("\n| | median s | x reranked | extra MiB |")
-    print("|---|---|---|---|")
+    print("\n| | median s | x reranked | extra MiB |\n|---|---|---|---|")
     for name, times in seconds.items():
         print(f"| {name} | {np.median(times):.2f} | {np.median(times / seconds['reranked']):.1f} | {extra[name]} |")
+    print()
     return results
 
 

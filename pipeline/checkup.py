@@ -20,12 +20,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline import machine
+from pipeline import machine, places
 from pipeline.params import ParamsError, Prepare, Sweep
+from pipeline.places import Place
 from pipeline.store import TrialStore
 from pipeline.strict import read_yaml, validate
 from reid.data import manifest as manifests
-from reid.data.readers import reader, readers
+from reid.data.layout import AbsentError
+from reid.data.manifest import Record
+from reid.data.readers import packaged, reader, readers
 from reid.data.split import Split
 
 DATA_SECONDS = 6.0  # that reading the data sets' folders may take, so that all of it stays under ten on a slow disk
@@ -36,23 +39,15 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A folder that is looked at for data sets, and what names it; `prepare` reads the first of them."""
-
-    source: str
-    path: Path
-    exists: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Raw:
     """A data set as it was downloaded. `differences`: images and identities found, less the published ones, if not 0.
 
     `missing`, `broken`: not there, not as it should be; `detail` is what its reader says, `closest` the folder that is
-    most like it, `root` where it was looked for. `drawn`: not there, as prepare makes it. `late`: not read in time.
+    most like it, `root` where it was looked for. `archive`: as it was handed out, at `path`, for prepare to extract.
+    `drawn`: not there, as prepare makes it. `late`: not read in time.
     """
 
-    state: Literal["found", "missing", "broken", "drawn", "late"]
+    state: Literal["found", "archive", "missing", "broken", "drawn", "late"]
     root: Path | None = None
     path: Path | None = None
     counts: Counts = field(default_factory=dict)
@@ -118,7 +113,8 @@ class Survey:
         self.listed: tuple[str, ...] = sections.get("datasets", ())
         self.prepare: Prepare | None = sections.get("prepare")
         self.sweep: Sweep | None = sections.get("sweep")
-        self.places = _places(root, self.prepare)
+        setting = self.prepare.root if self.prepare is not None else None
+        self.places = places.named(root, option=None, setting=setting)
         self._deadline = time.monotonic() + DATA_SECONDS
         self._found: dict[str, Raw] = {}
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -158,14 +154,14 @@ class Survey:
 
     def _look(self) -> None:
         drawn = self.root / "data" / "raw" / "synthetic"
-        places = [place.path for place in self.places if place.exists] or [self.places[0].path]
+        searched = [place.path for place in places.searched(self.places)]
         for key in sorted(readers(), key=lambda key: (key not in self.listed, _published_images(key))):
             if time.monotonic() > self._deadline:
                 return
             if key == "synthetic":
                 self._found[key] = _read(key, [drawn]) if drawn.is_dir() else Raw(state="drawn")
             else:
-                self._found[key] = _read(key, places)
+                self._found[key] = _read(key, searched)
 
 
 def _published_images(key: str) -> int:
@@ -185,34 +181,41 @@ def _sections(path: Path) -> dict[str, Any]:
     return sections
 
 
-def _places(root: Path, prepare: Prepare | None) -> list[Place]:
-    named = {}
-    if prepare is not None and prepare.root is not None:
-        named["prepare.root"] = root / prepare.root
-    if "REID_DATASETS" in os.environ:
-        named["REID_DATASETS"] = Path(os.environ["REID_DATASETS"]).absolute()
-    named["./datasets"] = root / "datasets"
-    return [Place(source=source, path=path, exists=path.is_dir()) for source, path in named.items()]
-
-
-def _read(key: str, places: Iterable[Path]) -> Raw:
+def _read(key: str, searched: Iterable[Path]) -> Raw:
     """The data set where it is first found, whole or not; else as it is missing from the first place."""
-    outcomes = [_read_from(key, place) for place in places]
-    return next((raw for raw in outcomes if raw.state != "missing"), outcomes[0])
+    outcomes = []
+    for place in searched:
+        outcomes.append(_read_from(key, place))
+        if outcomes[-1].state != "missing":
+            return outcomes[-1]
+    return outcomes[0]
 
 
 def _read_from(key: str, place: Path) -> Raw:
     try:
-        records = reader(key).read(place)
+        home, records = _records(key, place)
     except Exception as error:  # a folder may hold anything, and what trips one reader must not end the check
-        state: Literal["missing", "broken"] = "missing" if isinstance(error, FileNotFoundError) else "broken"
+        if isinstance(error, FileNotFoundError) and (archive := packaged(key, place)) is not None:
+            return Raw(state="archive", root=place, path=archive)
+        state: Literal["missing", "broken"] = "missing" if isinstance(error, AbsentError) else "broken"
         detail = str(error) or type(error).__name__
         return Raw(state=state, root=place, detail=detail, closest=detail.partition(_CLOSEST)[2])
     columns = {name: [getattr(record, name) for record in records] for name in ("split", "identity", "camera")}
     counts = manifests.counts(pd.DataFrame(columns))
     paths = [record.path for record in records]
-    home = place / os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
-    return Raw(state="found", root=place, path=home, counts=counts, differences=_differences(key, counts))
+    folder = home / os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
+    return Raw(state="found", root=place, path=folder, counts=counts, differences=_differences(key, counts))
+
+
+def _records(key: str, place: Path) -> tuple[Path, list[Record]]:
+    """The records in a place, or in what prepare has extracted there; with the folder that they are relative to."""
+    home = places.extracted(place, key)
+    try:
+        return place, reader(key).read(place)
+    except FileNotFoundError:
+        if not home.is_dir():
+            raise
+    return home, reader(key).read(home)
 
 
 def _differences(key: str, counts: Counts) -> Counts:

@@ -18,27 +18,36 @@ from pipeline.params import Params, ParamsError, load
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+Root = Annotated[
+    str | None,
+    typer.Option("--root", help="Where downloaded data sets lie; it comes before the environment and params.yaml."),
+]
 
 
 def main() -> None:
     """Run a command; what the user can mend is one line on stderr and exit code 2, never a traceback."""
     try:
         app()
+    except PermissionError as error:
+        print(f"{error}; change its owner or permissions", file=sys.stderr)
+        sys.exit(2)
     except (ParamsError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 
 
 @app.command()
-def prepare(dataset: str) -> None:
+def prepare(dataset: str, root: Root = None) -> None:
     """Read a data set's raw folder (or draw the embedded one), check and pack it."""
     from pipeline import experiments
     from pipeline import plan as planning
     from pipeline import prepare as stage
 
     params = _known(dataset)
-    planning.resolve(params, experiments.load(params.experiments))  # the sweep's mistakes are told before any work
-    stage.run(Path.cwd(), dataset, params)
+    tables = experiments.load(params.experiments)
+    rows = planning.resolve(params, tables, dataset)  # the sweep's mistakes come before any work
+    configs = [config for experiment in rows.values() for config in experiment if config]
+    stage.run(Path.cwd(), dataset, params, configs=configs, option=root)
 
 
 @app.command()

@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pipeline import experiments
-from pipeline.checkup import DATA_SECONDS, Checkup, DataSet, Lock, Place, Raw, Survey
+from pipeline.checkup import DATA_SECONDS, Checkup, DataSet, Lock, Raw, Survey
 from pipeline.machine import Disk, Environment
 from pipeline.params import ParamsError, Prepare, Sweep, load
+from pipeline.places import Place
 from reid.data.manifest import SPLITS
 
 LOW, TOO_LOW = 10 * 10**9, 10**9  # bytes free: worth a warning (Market-1501 packs to 5 GB); not enough for anything
@@ -61,7 +62,8 @@ def examine(root: Path) -> tuple[Checkup, list[Finding]]:
 def diagnose(checkup: Checkup, prepare: Prepare | None, sweep: Sweep | None) -> list[Finding]:
     """What is wrong; the sections of params.yaml are None where they are wrong themselves."""
     listed = {key: item for key, item in checkup.datasets.items() if item.listed}
-    findings = [one for key, item in listed.items() for one in _data_findings(key, item, checkup.places[0])]
+    findings = list(_place_findings(checkup.places))
+    findings += [one for key, item in listed.items() for one in _data_findings(key, item)]
     findings += _environment_findings(checkup.environment)
     findings += _share_findings(checkup.environment, sweep) if sweep else []
     needed = _packed_bytes(listed.values(), prepare.image_size) if prepare else 0
@@ -86,7 +88,15 @@ def _params_findings(root: Path) -> Iterator[Finding]:
         yield Finding(f"params.yaml could not be checked: {error}", "make install")
 
 
-def _data_findings(key: str, item: DataSet, first: Place) -> Iterator[Finding]:
+def _place_findings(places: Iterable[Place]) -> Iterator[Finding]:
+    for place in places:
+        if place.fault:
+            yield Finding(
+                place.fault, "make that folder or mend the name; until then the other places are looked at", stops=False
+            )
+
+
+def _data_findings(key: str, item: DataSet) -> Iterator[Finding]:
     raw, needed = item.raw, item.prepared.state in ("absent", "damaged")
     problem, _, advice = raw.detail.partition("\n")
     if raw.state in ("missing", "broken"):
@@ -95,9 +105,6 @@ def _data_findings(key: str, item: DataSet, first: Place) -> Iterator[Finding]:
     elif raw.state == "late":
         said = f"{item.name} was not read within {DATA_SECONDS:.0f} s: the disk is slow"
         yield Finding(said, f"nothing, or see whether this ends: python -m pipeline prepare {key}", stops=False)
-    elif raw.state == "found" and key != "synthetic" and raw.root != first.path:
-        said = f"{item.name} is under {raw.root}, but {first.source} is set and only {first.path} is read"
-        yield Finding(said, "set prepare.root in params.yaml to the former", stops=needed)
     if raw.differences:
         said = f"{item.name} differs from the published set: {_listed(raw.differences)}"
         yield Finding(said, f"compare {raw.path} with what was downloaded; unpack it again", stops=False)
@@ -208,8 +215,7 @@ def _show_data(checkup: Checkup, console: Console) -> None:
     console.print(table)
     console.print("[dim]images / identities; in brackets, the difference from the published set[/]")
     for place in checkup.places:
-        there = "" if place.exists else " [yellow](no such folder)[/]"
-        console.print(f"looked in {escape(str(place.path))} ({place.source}){there}")
+        console.print(f"looked in {escape(str(place))}")
     for said, keys in _absentees(absent, any(place.exists for place in checkup.places)).items():
         console.print(f"[dim]{escape(said)}:[/] {escape(', '.join(keys))}")
 
@@ -238,10 +244,11 @@ def _count_cell(item: DataSet, split: str) -> str:
 
 
 def _raw_cell(raw: Raw, checkup: Checkup) -> str:
-    """Where a data set is: below the place that `prepare` reads, else in the checkout, else in full."""
-    if raw.state == "found" and raw.path is not None:
+    """Where a data set is: below the first place, else in the checkout, else in full."""
+    if raw.path is not None:
         above = (folder for folder in (checkup.places[0].path, checkup.root) if raw.path.is_relative_to(folder))
-        return escape(str(raw.path.relative_to(next(above, "/"))))
+        where = escape(str(raw.path.relative_to(next(above, "/"))))
+        return where if raw.state == "found" else f"{where} [dim](archive, not extracted yet)[/]"
     if raw.state == "drawn":
         return "[dim]drawn by prepare[/]"
     said = {"missing": "not found", "broken": raw.detail.partition("\n")[0], "late": "not read in time"}

@@ -90,9 +90,8 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         "finished": result["finished"],
     }
 
-def outline(
-    params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> dict[str, Any]:
+
+def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
     """The content of `results/plan.json`.
 
     Args:
@@ -160,7 +159,6 @@ def _search_outline(search: Search, outcome: Mapping[str, Any]) -> dict[str, Any
         "trials": outcome["trials"],
         "winner": outcome["winner"],
     }
-
 
 
 def _search(run: SearchRun, agenda: Agenda) -> dict[str, Any]:

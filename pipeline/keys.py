@@ -86,7 +86,7 @@ def trial_key(spec: dict[str, Any]) -> str:
 def setting_key(spec: dict[str, Any]) -> str:
     """The hash of a `trial_spec` without its seed: the trials of one table cell share it.
 
-    The key of what a scoring is built on has the seed in it too; its configuration is the scoring's but for the protocol.
+    The key of what a scoring is built on has the seed in it too, and says nothing that the rest does not.
     """
     unseeded = {name: value for name, value in spec["config"].items() if name != "seed"}
     content = {name: value for name, value in spec.items() if name != "source"}

@@ -3,7 +3,7 @@
 DVC reads the same file to see what a stage depends on, so a section has its stage's name.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,8 @@ from pipeline.strict import (
     validate,
 )
 from reid.config import Count, Range, Recipe, Settings, TrialConfig, flatten, to_dict
+from reid.data.archives import Limits
+from reid.data.decode import Fit
 from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
 
@@ -30,18 +32,35 @@ __all__ = ["Params", "ParamsError", "Prepare", "Profile", "Split", "Sweep", "Tra
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address that starts with http:// or https://"]
 
 
+class Packing(Section):
+    """The height and width to pack images at, and how they are fitted: `stretch`, or `pad`, which keeps their shape."""
+
+    image_size: tuple[Count, Count]
+    fit: Fit
+
+
 class Prepare(Section):
     """Raw images to packed arrays. `root`: where the data sets lie; `image_size`: the height and width to pack at.
 
-    `allow_withdrawn`: read data sets that their authors have taken back.
+    `by_dataset`: the packing of those data sets that are not stretched to that size. `allow_withdrawn`: read data sets
+    that their authors have taken back. `max_pixels` an image, and `archives`: what is more is refused.
     """
 
     root: str | None
     allow_withdrawn: bool
     image_size: tuple[Count, Count]
+    by_dataset: dict[Name, Packing]
+    max_pixels: Count
     skip_bad: bool
     workers: Count | None
+    archives: Limits
     synthetic: SyntheticConfig
+
+    def packing(self, dataset: str) -> Packing:
+        """That of one data set."""
+        if dataset in self.by_dataset:
+            return self.by_dataset[dataset]
+        return Packing(image_size=self.image_size, fit="stretch")
 
 
 class Split(Section):
@@ -73,11 +92,13 @@ class Tracking(Section):
 class Profile(Section):
     """A scale to run at: dotted paths and the values that replace the methods' own; `scaled` says how.
 
-    `overrides`: of `recipe.*`, for every method. `methods`: by method, of `recipe.*` and `model.*`.
+    `overrides`: of `recipe.*`, for every method. `methods`: by method, of `recipe.*` and `model.*`. `datasets`: by data
+    set, of `recipe.*`.
     """
 
     overrides: dict[str, Any]
     methods: dict[Name, dict[str, Any]]
+    datasets: dict[Name, dict[str, Any]]
 
 
 class Params(Section):
@@ -101,7 +122,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         ParamsError: one line for every problem: the dotted path, what is wrong, what is allowed, the nearest match.
     """
     params = validate(Params, read_yaml(path), where=path.name)
-    problems = [f"{path.name}: {problem}" for problem in [*_unknown_names(params), *_bad_profiles(params)]]
+    found = [*_unknown_names(params), *_not_readable(params.prepare.by_dataset, "prepare.by_dataset")]
+    problems = [f"{path.name}: {problem}" for problem in [*found, *_bad_profiles(params)]]
     if problems:
         raise ParamsError(problems)
     return params
@@ -116,13 +138,21 @@ def _unknown_names(params: Params) -> list[str]:
     return [f"{key} {unknown(name, known)}" for key, wanted, known in chosen for name in wanted if name not in known]
 
 
+def _not_readable(datasets: Iterable[str], where: str) -> Iterator[str]:
+    """Problems of keys that should be those of data sets."""
+    for dataset in datasets:
+        if dataset not in readers():
+            close = nearest(dataset, readers(), prefix=f"{where}.")
+            yield f"{where}.{dataset} is unknown{close or '; allowed: ' + ', '.join(readers())}"
+
+
 def overridden(config: TrialConfig, changes: Mapping[str, Any], *, where: str, **options: Any) -> TrialConfig:
     """As `pipeline.strict.override`, and the backbone must be one there is.
 
     Raises:
         ParamsError: one line for every unknown path and every value that is not allowed there.
     """
-    from reid.parts.backbone import BACKBONES  # imports torch, for which commands that train nothing need not wait
+    from reid.parts.backbone import BACKBONES  # imports torch, and `doctor` must run where that does not
 
     changed = override(config, changes, where=where, **options)
     if changed.recipe.backbone not in BACKBONES:
@@ -130,29 +160,33 @@ def overridden(config: TrialConfig, changes: Mapping[str, Any], *, where: str, *
     return changed
 
 
-def scaled(config: TrialConfig, profile: Profile, *, default: Settings, where: str) -> TrialConfig:
+def scaled(config: TrialConfig, profile: Profile, *, default: Settings, dataset: str | None, where: str) -> TrialConfig:
     """A variant's configuration at a profile's scale.
 
-    The profile's `overrides` come first, then those of the method. Of these, a value of `model.*` stands for the
-    method's default alone: where the variant departs from the default, that is what the variant is, and it stays.
+    The profile's `overrides` come first, then those of the method, then those of the data set. Of a method's, a value
+    of `model.*` stands for its default alone: where the variant departs from the default, that is what the variant is,
+    and it stays.
 
     Args:
         config: the method's recipe with the variant's model.
         profile: the scale.
         default: the model of the method's variant `default`.
+        dataset: what is trained on; None: any that the profile does not name.
         where: the profile's dotted path, what each problem's line starts with.
 
     Raises:
         ParamsError: one line for every unknown path and every value that is not allowed there.
     """
-    shared = overridden(config, profile.overrides, where=f"{where}.overrides", sections=("recipe",))
-    if config.method not in profile.methods:
-        return shared
-    own, usual = (dict(flatten(to_dict(model), "model.")) for model in (config.model, default))
-    changes = profile.methods[config.method]
-    kept = {path for path in changes if path in own and own[path] != usual[path]}
-    changes = {path: value for path, value in changes.items() if path not in kept}
-    return overridden(shared, changes, where=f"{where}.methods.{config.method}")
+    found = overridden(config, profile.overrides, where=f"{where}.overrides", sections=("recipe",))
+    if config.method in profile.methods:
+        own, usual = (dict(flatten(to_dict(model), "model.")) for model in (config.model, default))
+        changes = profile.methods[config.method]
+        kept = {path for path in changes if path in own and own[path] != usual[path]}
+        changes = {path: value for path, value in changes.items() if path not in kept}
+        found = overridden(found, changes, where=f"{where}.methods.{config.method}")
+    if dataset not in profile.datasets:
+        return found
+    return overridden(found, profile.datasets[dataset], where=f"{where}.datasets.{dataset}", sections=("recipe",))
 
 
 def _bad_profiles(params: Params) -> list[str]:
@@ -163,11 +197,15 @@ def _bad_profiles(params: Params) -> list[str]:
 
 
 def _bad_profile(profile: Profile, where: str) -> Iterator[str]:
-    """Problems of the shared overrides, on the default recipe, which has every method's fields; then each method's."""
-    from reid import methods
+    """Problems of the shared overrides, on the default recipe, which has every method's fields; then of the others."""
+    from reid import methods  # imports torch
 
     shared = TrialConfig(method="any", model=Settings(), recipe=Recipe())
     yield from _problems(shared, profile, Settings(), where)
+    yield from _not_readable(profile.datasets, f"{where}.datasets")
+    rest = profile.model_copy(update={"overrides": {}})
+    for dataset in profile.datasets:
+        yield from _problems(shared, rest, Settings(), where, dataset=dataset)
     for method in profile.methods:
         if method in methods.names():
             own = profile.model_copy(update={"overrides": {}})
@@ -187,9 +225,11 @@ def _bad_method(method: str, profile: Profile, *, variants: Mapping[str, Setting
     return found["default"] or rest
 
 
-def _problems(config: TrialConfig, profile: Profile, default: Settings, where: str) -> list[str]:
+def _problems(
+    config: TrialConfig, profile: Profile, default: Settings, where: str, *, dataset: str | None = None
+) -> list[str]:
     try:
-        scaled(config, profile, default=default, where=where)
+        scaled(config, profile, default=default, dataset=dataset, where=where)
     except ParamsError as error:
         return list(error.problems)
     return []

@@ -141,13 +141,14 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
     Raises:
         ParamsError: a row, an override or a search asks for something that does not exist or is out of range.
     """
-    bases = resolve(params, experiments)
+    bases = {dataset: resolve(params, experiments, dataset) for dataset in params.datasets}
     planned: list[tuple[Experiment, tuple[PlannedRow, ...]]] = []
     searches: list[SearchPlan] = []
     for experiment in experiments:
-        configs = bases[experiment.name]
+        by_row = zip(*(found[experiment.name] for found in bases.values()), strict=True)
+        configs = [dict(zip(bases, row, strict=True)) for row in by_row]
         rows = zip(experiment.rows, configs, strict=True)
-        planned.append((experiment, tuple(_planned(experiment, row, config, params, data) for row, config in rows)))
+        planned.append((experiment, tuple(_planned(experiment, row, found, params, data) for row, found in rows)))
         searches += _searches(experiment, configs, params, data)
     cells = [trials for _, rows in planned for row in rows for trials in row.trials.values()]
     by_seed = (trials[index] for index in range(len(params.seeds)) for trials in cells)
@@ -155,11 +156,14 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
     return Plan(experiments=tuple(planned), trials={trial.key: trial for trial in trials}, searches=tuple(searches))
 
 
-def resolve(params: Params, experiments: Sequence[Experiment]) -> dict[str, list[TrialConfig | None]]:
+def resolve(
+    params: Params, experiments: Sequence[Experiment], dataset: str | None = None
+) -> dict[str, list[TrialConfig | None]]:
     """The configuration of every row, None for others' rows; needs no data, so it can be checked before there is any.
 
     A row starts from its method's recipe and its variant's model; then come the profile's overrides for all methods,
-    those for its method, which leave alone what makes the variant one (`pipeline.params.scaled`), and the row's own.
+    those for its method, which leave alone what makes the variant one, those for the data set (`params.scaled`;
+    None: no certain one), and the row's own.
 
     Raises:
         ParamsError: one line for everything that is wrong.
@@ -170,7 +174,8 @@ def resolve(params: Params, experiments: Sequence[Experiment]) -> dict[str, list
         configs = resolved.setdefault(experiment.name, [])
         for index, row in enumerate(experiment.rows):
             try:
-                config = _resolved(row, params, where=f"{experiment.name}: rows[{index}]") if row.method else None
+                where = f"{experiment.name}: rows[{index}]"
+                config = _resolved(row, params, dataset, where=where) if row.method else None
                 if config and row.winner and experiment.search:
                     _check_space(config, experiment.search, where=f"{experiment.name}: search.space")
                 configs.append(config)
@@ -239,24 +244,24 @@ def _readable(config: TrialConfig, dataset: str) -> str:
     return f"{config.method}-{_variant(config.method, config.model)}-{dataset}-s{config.seed}"
 
 
-def _resolved(row: Row, params: Params, *, where: str) -> TrialConfig:
+def _resolved(row: Row, params: Params, dataset: str | None, *, where: str) -> TrialConfig:
     method = str(row.method)
     if method not in methods.names():
         raise ParamsError([f"{where}.method {unknown(method, methods.names())}"])
     variants = methods.variants(method)
     if row.variant not in variants:
         raise ParamsError([f"{where}.variant {unknown(row.variant, variants)}"])
-    config = overridden(_scaled(method, row.variant, params), row.overrides, where=f"{where}.overrides")
+    config = overridden(_scaled(method, row.variant, params, dataset), row.overrides, where=f"{where}.overrides")
     _check_embedding(row, config, where=f"{where}.embedding")
     return config
 
 
-def _scaled(method: str, variant: str, params: Params) -> TrialConfig:
-    """A method's variant under the profile, before what a row changes."""
+def _scaled(method: str, variant: str, params: Params, dataset: str | None) -> TrialConfig:
+    """A method's variant under the profile on a data set, before what a row changes."""
     variants = methods.variants(method)
     config = TrialConfig(method=method, model=variants[variant], recipe=methods.recipe(method))
     profile = params.profiles[params.profile]
-    return scaled(config, profile, default=variants["default"], where=f"profiles.{params.profile}")
+    return scaled(config, profile, default=variants["default"], dataset=dataset, where=f"profiles.{params.profile}")
 
 
 def _check_embedding(row: Row, config: TrialConfig, *, where: str) -> None:
@@ -275,15 +280,24 @@ def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:
 
 
 def _planned(
-    experiment: Experiment, row: Row, config: TrialConfig | None, params: Params, data: Mapping[str, Digests]
+    experiment: Experiment,
+    row: Row,
+    configs: Mapping[str, TrialConfig | None],
+    params: Params,
+    data: Mapping[str, Digests],
 ) -> PlannedRow:
-    if config is None or row.winner:
+    """A row with its trials; `configs`: its configuration by data set trained on."""
+    if row.winner or row.method is None:
         return PlannedRow(row=row, trials={})
-    usual = _scaled(config.method, row.variant, params).recipe.protocol
     columns = {dataset: Transfer(dataset, dataset) for dataset in params.datasets}
     if experiment.transfer:
         columns = {pair.key: pair for pair in pairs(params.datasets)}
-    cells = {name: tuple(_cell(config, usual, column, data, params.seeds)) for name, column in columns.items()}
+    cells = {}
+    for name, column in columns.items():
+        config = configs[column.trained_on]
+        assert config is not None
+        usual = _scaled(config.method, row.variant, params, column.trained_on).recipe.protocol
+        cells[name] = tuple(_cell(config, usual, column, data, params.seeds))
     return PlannedRow(row=row, trials=cells)
 
 
@@ -314,19 +328,22 @@ def _cell(
 
 
 def _searches(
-    experiment: Experiment, configs: list[TrialConfig | None], params: Params, data: Mapping[str, Digests]
+    experiment: Experiment,
+    configs: Sequence[Mapping[str, TrialConfig | None]],
+    params: Params,
+    data: Mapping[str, Digests],
 ) -> Iterator[SearchPlan]:
     if experiment.search is None:
         return
-    row, base = next(pair for pair in zip(experiment.rows, configs, strict=True) if pair[0].winner)
-    assert base is not None
-    for dataset in params.datasets:
+    row, bases = next(pair for pair in zip(experiment.rows, configs, strict=True) if pair[0].winner)
+    for dataset, base in bases.items():
+        assert base is not None
         yield SearchPlan(
             experiment=experiment.name,
             dataset=dataset,
             search=_typed(experiment.search, base),
             base=base,
-            protocol=_scaled(base.method, row.variant, params).recipe.protocol,
+            protocol=_scaled(base.method, row.variant, params, dataset).recipe.protocol,
             digests=data[dataset],
             seeds=params.seeds,
         )

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.progress import Sight
 from pipeline.store import TrialStore
 from pipeline.tracking import Tracker
 from reid.data.dataset import ReidData
+from reid.data.pack import PackInfo
 
 UNFINISHED, LOCKED = 3, 4
 
@@ -69,7 +70,25 @@ def describe(summary: dict[str, Any]) -> str:
 def _plan(root: Path, params: Params) -> Plan:
     data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
     digests = {name: {split: item.digest_for(split) for split in ("val", "test")} for name, item in data.items()}
-    return expand(params, experiments.load(params.experiments), digests)
+    plan = expand(params, experiments.load(params.experiments), digests)
+    _check_sizes(plan, {name: PackInfo.load(root / "data" / name) for name in params.datasets})
+    return plan
+
+
+def _check_sizes(plan: Plan, packed: Mapping[str, PackInfo]) -> None:
+    """Images of another size than was packed: an error where they would lose their shape, a warning where detail.
+
+    Raises:
+        ParamsError: one line for every data set and size that do not go together.
+    """
+    trials = plan.trials.values()
+    used = {(trial.spec["dataset"], trial.config.recipe.image_size) for trial in trials}
+    used |= {(trial.spec["scored_on"]["dataset"], trial.config.recipe.image_size) for trial in trials if trial.source}
+    used |= {(search.dataset, search.base.recipe.image_size) for search in plan.searches}
+    if problems := [fault for name, size in sorted(used) if (fault := packed[name].fault(size))]:
+        raise ParamsError(problems)
+    for warning in filter(None, (packed[name].warning(size) for name, size in sorted(used))):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _run(root: Path, params: Params, plan: Plan) -> int:

@@ -91,11 +91,14 @@ class Augment(Settings):
     of it `inside` the image, as in that code, or `clipped` at the border with its centre anywhere (DeVries and Taylor,
     who cut out of every image).
     `random_erasing`: Zhong et al., area 2 to 40 %, aspect 0.3 to 1/0.3. Both fill with the mean colour.
-    `crop_padding`: pad by that many pixels and crop back at random (Bag of Tricks: 10); 0 is off.
+    `crop_padding`: pad by that many pixels and crop back at random (Bag of Tricks: 10); 0 is off. `crop`: height and
+    width of the window that is cut out at random, of a smaller size than images have at test (BDB on image retrieval:
+    224 x 224 of 256 x 256); None is the whole image.
     """
 
     flip: Fraction = 0.5
     crop_padding: Annotated[int, Range(0)] = 0
+    crop: tuple[Count, Count] | None = None
     cutout: Fraction = 0.0
     cutout_size: Count = 64
     cutout_at: Literal["inside", "clipped"] = "inside"
@@ -135,6 +138,7 @@ class Schedule(Settings):
 # query_gallery: the same, cameras not looked at. leave_one_out: every test image against all the others.
 # one_shot: one image of each identity, drawn at random, is the gallery and the rest are queries; the mean over draws.
 Rule = Literal["cross_camera", "query_gallery", "leave_one_out", "one_shot"]
+BOTH_PARTS: tuple[Rule, ...] = ("leave_one_out", "one_shot")  # every image is in the query and in the gallery
 Ranks = tuple[Count, ...]
 
 
@@ -196,6 +200,18 @@ class Recipe(Settings):
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"
     protocol: Protocol = Protocol()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(crop > side for crop, side in zip(self.training_size, self.image_size, strict=True)):
+            raise ValueError(
+                f"Recipe.augment.crop is {self.augment.crop}, which does not fit into images of {self.image_size}"
+            )
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network is trained on."""
+        return self.augment.crop or self.image_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,11 @@ def rehearse(config: TrialConfig) -> list[str]:
         ValueError: image size, trunk and the method's settings do not fit together; the message says what to change.
     """
     recipe = replace(config.recipe, weights=None)
-    height, width = recipe.image_size
-    augment(torch.zeros(1, height, width, 3, dtype=torch.uint8), (height, width), recipe.augment, torch.Generator())
+    pixels = torch.zeros(1, *recipe.image_size, 3, dtype=torch.uint8)
+    augment(pixels, recipe.image_size, recipe.augment, torch.Generator())
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         method = build_method(replace(config, recipe=recipe), num_ids=_IDENTITIES)
-        images = torch.empty(_IDENTITIES * recipe.sampler.images, 3, height, width)
+        images = torch.empty(_IDENTITIES * recipe.sampler.images, 3, *recipe.training_size)
         labels = torch.empty(len(images), dtype=torch.long)
         torch.autograd.backward(total_loss(method(images, labels)))
-        return list(method.eval().embeddings(images))
+        return list(method.eval().embeddings(torch.empty(1, 3, *recipe.image_size)))

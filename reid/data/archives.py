@@ -4,7 +4,6 @@ zip, tar, tar.gz and tar.xz, told apart by their first bytes. An archive that ho
 with plain names, or more than a data set can have, is refused as a whole.
 """
 
-import fcntl
 import functools
 import gzip
 import lzma
@@ -18,19 +17,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, Annotated, BinaryIO
+
+from reid.config import Count, Range, Settings
+from reid.data import lock
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
-# Of the sets that are read here MSMT17 has most images, 126,000, and none has more than some ten GB.
-MAX_MEMBERS = 1_000_000
-MAX_BYTES = 64 * 2**30
-MAX_FILE_BYTES = 8 * 2**30  # one member, such as all images of CUHK03 in one MATLAB file
-# Images hardly shrink (ratio 1) and lists shrink ten times, where bombs of DEFLATE and LZMA reach a thousand and more.
-MAX_RATIO = 50
 FREE_BYTES = 16 * 2**20  # up to which the ratio does not matter: a small archive of lists harms nobody
 MAX_NAME_BYTES = 255  # of a file or folder: what Linux file systems take
 
+_GIGABYTE = 2**30
 _HEADER_BYTES = 2**20  # of a tar's extra header, which is read into memory at once
 _CHUNK = 2**20
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -46,6 +43,26 @@ _EXTRA_HEADERS = (
 
 Progress = Callable[[int, int], None]
 _Stream = BinaryIO | gzip.GzipFile | lzma.LZMAFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Settings):
+    """What an archive may hold, as it declares it: section `prepare.archives` of params.yaml.
+
+    Of the sets that are read here MSMT17 has most images, 126,000, and none has more than some ten GB. Images hardly
+    shrink and lists shrink ten times, where bombs of DEFLATE and LZMA reach a ratio of a thousand and more.
+
+    Args:
+        members: files and folders.
+        gigabytes: of all files, of 2**30 bytes.
+        file_gigabytes: of one file, such as all images of CUHK03 in one MATLAB file.
+        ratio: bytes of all files over bytes of the archive; up to 16 MB of files it does not matter.
+    """
+
+    members: Count = 1_000_000
+    gigabytes: Annotated[float, Range(0.0)] = 64.0
+    file_gigabytes: Annotated[float, Range(0.0)] = 8.0
+    ratio: Annotated[float, Range(1.0)] = 50.0
 
 
 class ArchiveError(ValueError):
@@ -67,7 +84,9 @@ class _Member:
         return PurePosixPath(self.name)
 
 
-def extract(archive: Path, destination: Path, *, progress: Progress = lambda done, total: None) -> list[Path]:
+def extract(
+    archive: Path, destination: Path, *, limits: Limits, progress: Progress = lambda done, total: None
+) -> list[Path]:
     """Extract all files of an archive into a new folder; the folder appears when everything is in it.
 
     Until then the files lie in a hidden folder beside it. What a killed process left there is removed at the next try.
@@ -77,6 +96,7 @@ def extract(archive: Path, destination: Path, *, progress: Progress = lambda don
     Args:
         archive: zip, tar, tar.gz or tar.xz, whatever its name.
         destination: missing, empty, or extracted from this archive before.
+        limits: what it may hold.
         progress: called with the MB read of the archive and its MB in all, after each file.
 
     Returns:
@@ -90,8 +110,8 @@ def extract(archive: Path, destination: Path, *, progress: Progress = lambda don
         try:
             with _workplace(destination) as content:
                 if destination.is_dir() and any(destination.iterdir()):
-                    return _compare(archive, file, destination)
-                paths = _unpack(archive, file, content, progress)
+                    return _compare(archive, file, destination, limits)
+                paths = _unpack(archive, file, content, limits, progress)
                 os.sync()  # so that after a power cut, too, a folder that is there is whole
                 content.rename(destination)
         except OSError as error:  # of writing: those of reading are an ArchiveError already
@@ -128,8 +148,11 @@ def _opened(archive: Path) -> Iterator[BinaryIO]:
 def _workplace(destination: Path) -> Iterator[Path]:
     """An empty folder beside the destination at which this process is alone; gone when the block ends."""
     folder = destination.with_name(f".{destination.name}.extracting")
-    content, lock = folder / "content", folder / "lock"
-    descriptor = _lock(lock, destination)
+    content, locked = folder / "content", folder / "lock"
+    try:
+        descriptor = lock.take(locked)
+    except BlockingIOError as error:
+        raise ArchiveError(f"{destination}: another process is extracting there; wait for it to end") from error
     try:
         shutil.rmtree(content, ignore_errors=True)
         content.mkdir()
@@ -137,36 +160,16 @@ def _workplace(destination: Path) -> Iterator[Path]:
     finally:
         # The lock's file goes after all that it guards: from then on the place may be another process's.
         shutil.rmtree(content, ignore_errors=True)
-        lock.unlink()
+        locked.unlink()
         with suppress(OSError):
             folder.rmdir()
         os.close(descriptor)
 
 
-def _lock(path: Path, destination: Path) -> int:
-    """Make and lock a file; the system lets go of it when the process ends, however that ends."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the process before us has just removed its folder
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ArchiveError(f"{destination}: another process is extracting there; wait for it to end") from error
-        os.close(descriptor)
-
-
-def _unpack(archive: Path, file: BinaryIO, content: Path, progress: Progress) -> list[PurePosixPath]:
+def _unpack(archive: Path, file: BinaryIO, content: Path, limits: Limits, progress: Progress) -> list[PurePosixPath]:
     paths = []
     total = os.fstat(file.fileno()).st_size
-    for member in _files(archive, file):
+    for member in _files(archive, file, limits):
         _write(archive, member, content / member.path)
         paths.append(member.path)
         progress(-(-file.tell() // 10**6), -(-total // 10**6))
@@ -193,10 +196,10 @@ def _chunks(archive: Path, member: _Member) -> Iterator[bytes]:
             yield chunk
 
 
-def _compare(archive: Path, file: BinaryIO, destination: Path) -> list[Path]:
+def _compare(archive: Path, file: BinaryIO, destination: Path, limits: Limits) -> list[Path]:
     """The files of the archive in a folder that has them all."""
     targets = []
-    for member in _files(archive, file):
+    for member in _files(archive, file, limits):
         target = destination / member.path
         if not target.is_file() or target.stat().st_size != member.size:
             raise ArchiveError(
@@ -207,16 +210,16 @@ def _compare(archive: Path, file: BinaryIO, destination: Path) -> list[Path]:
     return targets
 
 
-def _files(archive: Path, file: BinaryIO) -> Iterator[_Member]:
+def _files(archive: Path, file: BinaryIO, limits: Limits) -> Iterator[_Member]:
     """The members that are files and safe to write, checked one by one.
 
     Sizes are those declared: no more is read, so that what is within the limits here is within them on disk.
     """
-    allowed = max(FREE_BYTES, MAX_RATIO * os.fstat(file.fileno()).st_size)
+    size = os.fstat(file.fileno()).st_size
     total = 0
     for number, member in enumerate(_members(archive, file), start=1):
         total += member.size
-        flaw = _name_flaw(member.name) or _size_flaw(number, member.size, total, allowed)
+        flaw = _name_flaw(member.name) or _size_flaw(limits, size, number, member.size, total)
         if not flaw and (member.is_folder or _is_macos_copy(member.path)):
             continue
         if flaw := flaw or member.flaw:
@@ -246,17 +249,19 @@ def _name_flaw(name: str) -> str:
     return ""
 
 
-def _size_flaw(number: int, size: int, total: int, allowed: int) -> str:
-    if number > MAX_MEMBERS:
-        return f"is one member too many: at most {MAX_MEMBERS:,} are extracted"
+def _size_flaw(limits: Limits, archive_size: int, number: int, size: int, total: int) -> str:
+    most, most_of_one = round(limits.gigabytes * _GIGABYTE), round(limits.file_gigabytes * _GIGABYTE)
+    if number > limits.members:
+        return f"is one member too many: at most {limits.members:,} are extracted (prepare.archives.members)"
     if size < 0:
         return "has a negative size"
-    if size > MAX_FILE_BYTES:
-        return f"has {size:,} bytes, more than the {MAX_FILE_BYTES:,} that one file may have"
-    if total > MAX_BYTES:
-        return f"brings the total to {total:,} bytes, more than the {MAX_BYTES:,} that are extracted"
-    if total > allowed:
-        return f"brings the total to {total:,} bytes, over {MAX_RATIO} times the archive's size, as a bomb does"
+    if size > most_of_one:
+        return f"has {size:,} bytes, more than the {most_of_one:,} of one file (prepare.archives.file_gigabytes)"
+    if total > most:
+        return f"brings the total to {total:,} bytes, more than the {most:,} of prepare.archives.gigabytes"
+    if total > max(FREE_BYTES, limits.ratio * archive_size):
+        times = f"over {limits.ratio:g} times the archive's size"
+        return f"brings the total to {total:,} bytes, {times}, as a bomb does (prepare.archives.ratio)"
     return ""
 
 

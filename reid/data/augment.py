@@ -47,7 +47,7 @@ def augment(pixels: Tensor, size: tuple[int, int], settings: Augment, generator:
 
     Args:
         pixels: uint8 [B, H, W, 3], RGB; left as they are.
-        size: height and width wanted.
+        size: height and width to resize to; those of the result too, unless `settings.crop` is smaller.
         settings: `crop_padding` is black, in pixels of `size`, on each side (Bag of Tricks). Cutout (BDB's code) and
             erasing fill with 0, the mean colour. The rectangle that is erased has an area and a height to width ratio
             drawn uniformly, the first of up to 100 draws that fits (Zhong et al., Random Erasing, Algorithm 1).
@@ -59,13 +59,14 @@ def augment(pixels: Tensor, size: tuple[int, int], settings: Augment, generator:
     Raises:
         ValueError: `cutout_size` does not fit into the image.
     """
-    if settings.cutout > 0 and settings.cutout_at == "inside" and settings.cutout_size > min(size):
-        limit = f"at most {min(size)} fits into an image of {size[0]} x {size[1]}"
+    wanted = settings.crop or size
+    if settings.cutout > 0 and settings.cutout_at == "inside" and settings.cutout_size > min(wanted):
+        limit = f"at most {min(wanted)} fits into an image of {wanted[0]} x {wanted[1]}"
         raise ValueError(f"recipe.augment.cutout_size is {settings.cutout_size}, {limit}")
     noise = torch.rand(len(pixels), sum(_DRAWS), generator=generator, device=generator.device).to(pixels.device)
-    images = torch.empty(len(pixels), *size, 3, device=pixels.device)
+    images = torch.empty(len(pixels), *wanted, 3, device=pixels.device)
     for part in _parts(images):
-        _augment_into(images[part], pixels[part], settings=settings, noise=noise[part])
+        _augment_into(images[part], pixels[part], size, settings=settings, noise=noise[part])
     return images.permute(0, 3, 1, 2)
 
 
@@ -76,21 +77,21 @@ def _parts(images: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _augment_into(images: Tensor, pixels: Tensor, *, settings: Augment, noise: Tensor) -> None:
-    """Fill `images` from `pixels`; `noise` [B, sum(_DRAWS)] is uniform in [0, 1)."""
+def _augment_into(images: Tensor, pixels: Tensor, size: tuple[int, int], *, settings: Augment, noise: Tensor) -> None:
+    """Fill `images` from `pixels` by way of `size`; `noise` [B, sum(_DRAWS)] is uniform in [0, 1)."""
     mirror, window, cut, cut_place, erase, erase_place, candidates = noise.split_with_sizes(_DRAWS, 1)
-    size = (images.shape[1], images.shape[2])
+    wanted = (images.shape[1], images.shape[2])
     if settings.flip > 0:
         pixels = _mirror(pixels, mirror < settings.flip)
     pixels = _resize(pixels, size)
-    if settings.crop_padding > 0:
-        pixels = _crop(pixels, settings.crop_padding, window)
+    if settings.crop_padding > 0 or wanted != size:
+        pixels = _crop(pixels, wanted, settings.crop_padding, window)
     _normalise(pixels, images)
     if settings.cutout > 0:
         side = settings.cutout_size * (cut < settings.cutout)
         _fill(images, side.expand(-1, 2), cut_place, clipped=settings.cutout_at == "clipped")
     if settings.random_erasing > 0:
-        sides = _first_rectangle(candidates, size) * (erase < settings.random_erasing)
+        sides = _first_rectangle(candidates, wanted) * (erase < settings.random_erasing)
         _fill(images, sides, erase_place)
 
 
@@ -127,15 +128,14 @@ def _mirror(pixels: Tensor, chosen: Tensor) -> Tensor:
     return both.index_select(0, choice).view_as(pixels)
 
 
-def _crop(pixels: Tensor, padding: int, place: Tensor) -> Tensor:
+def _crop(pixels: Tensor, size: tuple[int, int], padding: int, place: Tensor) -> Tensor:
     """Cut a window out of each padded image, in one gather of pixels; `place` [B, 2] is uniform in [0, 1)."""
-    count, height, width, _ = pixels.shape
     frame = F.pad(pixels, (0, 0, padding, padding, padding, padding))
-    top, left = _below(place, 2 * padding + 1).chunk(2, 1)
-    number, row, column = (torch.arange(length, device=pixels.device) for length in (count, height, width))
+    top, left = (_below(place[:, axis, None], frame.shape[1 + axis] - size[axis] + 1) for axis in (0, 1))
+    number, row, column = (torch.arange(length, device=pixels.device) for length in (len(pixels), *size))
     rows = number[:, None] * frame.shape[1] + top + row
     flat = rows[:, :, None] * frame.shape[2] + (left + column)[:, None]
-    return frame.flatten(0, 2).index_select(0, flat.flatten()).view_as(pixels)
+    return frame.flatten(0, 2).index_select(0, flat.flatten()).view(len(pixels), *size, 3)
 
 
 def _first_rectangle(candidates: Tensor, size: tuple[int, int]) -> Tensor:

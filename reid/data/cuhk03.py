@@ -2,11 +2,12 @@
 
 767 identities train and 700 are the test, seen by two cameras; the boxes are a detector's or drawn by hand, which makes
 two data sets. Two forms are read: Market-1501's folders, whose images are PNG, and a folder of all images (named
-`1_001_2_03.png`: camera 2) beside the protocol's .mat file. The classic protocol of 20 splits is another one: its CMC
-is not comparable.
+`1_001_2_06.png`: camera 2) beside the protocol's .mat file. The second is also what `reid.data.cuhk03_raw` makes of
+cuhk-03.mat. The classic protocol of 20 splits is another one: its CMC is not comparable.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,29 +23,52 @@ EXPECTED: dict[Boxes, dict[str, Expected]] = {
     "labeled": {"train": Expected(7_368, 767), "query": Expected(1_400, 700), "gallery": Expected(5_328, 700)},
 }
 
-_RAW_HOMES = ("cuhk03", "CUHK03", "cuhk03_new", "CUHK03_New")
+HOMES = ("cuhk03", "CUHK03", "cuhk03_new", "CUHK03_New", ".")
+
 _RAW = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
 _INDICES: dict[SplitName, str] = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
 _NAME = re.compile(r"\d_\d{3}_([12])_\d{2}\.png")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An image of the protocol; `where` in its file it is, for messages."""
+
+    where: str
+    name: str
+    identity: int
+    split: SplitName
 
 
 def read(root: Path, *, boxes: Boxes) -> list[Record]:
     """The records of CUHK03 with the boxes of one kind, under `root`.
 
     Raises:
-        FileNotFoundError: neither form is there.
-        ValueError: there is only the raw cuhk-03.mat, a folder holds no image, a name does not parse, or the
-            protocol's file is not what it should be.
+        FileNotFoundError: neither form is there; of the raw set, the message says that it is to be extracted.
+        ValueError: a folder holds no image, a name does not parse, or the protocol's file is not what it should be.
     """
-    protocol = f"cuhk03_new_protocol_config_{boxes}.mat"
-    forms = [Form(_folder_homes(root, boxes), market1501.INSIDE)]
-    forms += [Form((*_RAW_HOMES, "."), (protocol, f"{images}_{boxes}/")) for images in ("images", "cuhk03")]
+    protocol = protocol_name(boxes)
+    folders = Form(_folder_homes(root, boxes), market1501.INSIDE)
+    forms = [folders, *(Form(HOMES, (protocol, f"{images}_{boxes}/")) for images in ("images", "cuhk03"))]
     home = find(root, forms)
     if home is None:
-        raise _raw_only(root, boxes) or not_found(root, forms, name=DISPLAY_NAMES[boxes])
+        raise _raw_only(root, boxes) or not_found(
+            root, [folders, Form(HOMES, (protocol, _RAW[0])), *forms[1:]], name=DISPLAY_NAMES[boxes]
+        )
     if home.inside == market1501.INSIDE:
         return market1501.records(home)
     return _read_protocol(home, home.folder / protocol, home.inside[1])
+
+
+def protocol_name(boxes: Boxes) -> str:
+    """The file of the new protocol for the boxes of one kind."""
+    return f"cuhk03_new_protocol_config_{boxes}.mat"
+
+
+def find_raw(root: Path) -> Path | None:
+    """The raw set, cuhk-03.mat, under `root`."""
+    places = (root / home / name for home in HOMES for name in _RAW)
+    return next((path for path in places if path.is_file()), None)
 
 
 def _folder_homes(root: Path, boxes: Boxes) -> list[str]:
@@ -56,22 +80,30 @@ def _folder_homes(root: Path, boxes: Boxes) -> list[str]:
 
 
 def _read_protocol(home: Home, protocol: Path, below: str) -> list[Record]:
+    images = listed(protocol)
+    paths = home.listed([(image.where, image.name) for image in images], below=below, source=protocol)
+    return [
+        Record(path, image.identity, int(image.name.split("_")[2]), image.split)
+        for path, image in zip(paths, images, strict=True)
+    ]
+
+
+def listed(protocol: Path) -> list[Listed]:
+    """The images that a file of the new protocol names, by split.
+
+    Raises:
+        ValueError: it is not such a file, or a name does not parse.
+    """
     content = matfile.read(protocol, ("filelist", "labels", *_INDICES.values()))
     names = _texts(protocol, content["filelist"])
     labels = _numbers(protocol, "labels", content["labels"], highest=None)
     if len(labels) != len(names):
         raise _fault(protocol, f"labels has {len(labels)} entries and filelist {len(names)}")
-    refuse_names(protocol, [name for name in names if not _NAME.fullmatch(name)], "are not such as 1_001_2_03.png")
-    rows = [
-        (split, number - 1)
+    refuse_names(protocol, [name for name in names if not _NAME.fullmatch(name)], "are not such as 1_001_2_06.png")
+    return [
+        Listed(f"{protocol}, filelist, entry {number}", names[number - 1], labels[number - 1], split)
         for split, key in _INDICES.items()
         for number in _numbers(protocol, key, content[key], highest=len(names))
-    ]
-    entries = [(f"{protocol}, filelist, entry {row + 1}", names[row]) for _, row in rows]
-    paths = home.listed(entries, below=below, source=protocol)
-    return [
-        Record(path, labels[row], int(names[row].split("_")[2]), split)
-        for path, (split, row) in zip(paths, rows, strict=True)
     ]
 
 
@@ -93,14 +125,12 @@ def _fault(protocol: Path, fault: str) -> ValueError:
     return ValueError(f"{protocol} is not the new protocol's file: {fault}; take it from the paper's repository again")
 
 
-def _raw_only(root: Path, boxes: Boxes) -> ValueError | None:
+def _raw_only(root: Path, boxes: Boxes) -> FileNotFoundError | None:
     """What to do with the raw set, if that is what there is."""
-    raw = [root / home / name for home in (*_RAW_HOMES, ".") for name in _RAW if (root / home / name).is_file()]
-    if not raw:
+    raw = find_raw(root)
+    if raw is None:
         return None
-    home = raw[0].parent.parent if raw[0].parent.name == "cuhk03_release" else raw[0].parent
-    return ValueError(
-        f"{raw[0]} is a MATLAB 7.3 (HDF5) file, which is not read here; use the folders of CUHK03-NP, "
-        f"cuhk03-np/{boxes}/ with {', '.join(market1501.INSIDE)}, or save its images as "
-        f"{home / f'images_{boxes}'}/1_001_1_01.png and so on, beside cuhk03_new_protocol_config_{boxes}.mat"
+    return FileNotFoundError(
+        f"{DISPLAY_NAMES[boxes]} is not under {root} but in {raw}, whose images are to be extracted first; the prepare "
+        f"stage does that"
     )

@@ -53,10 +53,10 @@ class ReidData:
         for name in ("info.json", "manifest.parquet", "images.npy"):
             _require(folder / name, prepare)
         _require(folder / "split.json", split)
-        info = json.loads((folder / "info.json").read_text())
         manifest = manifests.read(folder / "manifest.parquet")
+        info = json.loads((folder / "info.json").read_text())
         images = _open_images(folder / "images.npy", prepare)
-        if len(images) != len(manifest) or manifests.digest(manifest, images.shape) != info["digest"]:
+        if len(images) != len(manifest) or manifests.digest(manifest, images.shape, fit=info["fit"]) != info["digest"]:
             raise ValueError(f"{folder}: manifest, images and info.json do not belong together; run: {prepare}")
         splits = Split.load(folder / "split.json")
         if not _fits(splits, manifest):

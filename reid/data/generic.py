@@ -3,13 +3,14 @@
 Two forms of columns are read. Ours: path, identity, split (train, query, gallery or test) and, where there are cameras,
 camera. And the retrieval data frame of open-metric-learning: label, path, split (train or validation), is_query,
 is_gallery and, where there are any, camera, or sequence: images of the query's own sequence are not ranked there, which
-is what the camera rule does here. Its further columns say nothing about retrieval and are passed over, except boxes,
-which are refused: nothing is cropped here.
+is what the camera rule does here; x_1, y_1, x_2, y_2: the part of the image that is meant, in pixels from 0, the last
+two exclusive. Its further columns say nothing about retrieval and are passed over.
 """
 
 import csv
 import difflib
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from reid.config import Rule
-from reid.data.layout import Home, whole
-from reid.data.manifest import SPLITS, Expected, Record, SplitName
+from reid.data.layout import AbsentError, Home, whole
+from reid.data.manifest import SPLITS, Box, Expected, Record, SplitName
 
 DISPLAY_NAME = "Manifest"
 EXPECTED: dict[str, Expected] = {}
@@ -30,7 +30,8 @@ _OURS = ("path", "identity", "split")
 _CAMERA = "camera"
 _THEIRS = ("label", "path", "split", "is_query", "is_gallery")
 _SEQUENCE = "sequence"
-_BOXES = ("x_1", "x_2", "y_1", "y_2")
+_BOX = ("x_1", "y_1", "x_2", "y_2")  # left, top, right, bottom
+_PIXEL = re.compile(r"(-?[0-9]{1,9})(\.0+)?")  # beside boxes that are missing, a data frame has fractions
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": False}
 
 
@@ -57,7 +58,8 @@ def read(root: Path) -> list[Record]:
     Labels of open-metric-learning, which may start at 0, become identities by adding 1.
 
     Raises:
-        FileNotFoundError: there is no manifest, or files that it names are not there.
+        AbsentError: there is no manifest.
+        FileNotFoundError: files that it names are not there.
         ValueError: columns are missing or unknown, or a value is not allowed; the message has file, row and column.
     """
     path = _file(root)
@@ -71,25 +73,19 @@ def read(root: Path) -> list[Record]:
     for row in rows:
         if not row["path"]:
             raise row.fault("path", "a path relative to the manifest's folder")
-    _check_repeats(rows)
+    boxes = [_box(row) if theirs else None for row in rows]
+    _check_repeats(rows, boxes)
     home = Home(root, root)
     paths = home.listed([(row.at("path"), row["path"]) for row in rows], below=".", source=path)
-    records = _their_records(rows, paths) if theirs else _our_records(rows, paths)
+    records = _their_records(rows, paths, boxes) if theirs else _our_records(rows, paths)
     _check_splits(path, {record.split for record in records})
     return records
-
-
-def rule_of(manifest: pd.DataFrame) -> Rule:
-    """How a set with these rows can be scored; without cameras, the camera rule would leave no query a match."""
-    if (manifest["camera"] > 0).any():
-        return "cross_camera"
-    return "leave_one_out" if (manifest["split"] == "test").any() else "query_gallery"
 
 
 def _file(root: Path) -> Path:
     found = [path for path in (root / "manifest.csv", root / "manifest.parquet") if path.is_file()]
     if not found:
-        raise FileNotFoundError(
+        raise AbsentError(
             f"{root} has no manifest.csv or manifest.parquet; write one with the columns {', '.join(_OURS)} and, where "
             f"there are cameras, {_CAMERA}, or set REID_DATASETS to the folder that holds it"
         )
@@ -146,11 +142,13 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
             raise ValueError(f"{path} has a column {column!r}, allowed: {', '.join((*_OURS, _CAMERA))}{hint}")
 
 
-def _check_repeats(rows: Iterable[_Row]) -> None:
-    first: dict[str, _Row] = {}
-    for row in rows:
-        if first.setdefault(row["path"], row) is not row:
-            raise ValueError(f"{row.at('path')}: {row['path']!r} is already in {first[row['path']].where}; remove one")
+def _check_repeats(rows: Iterable[_Row], boxes: Iterable[Box | None]) -> None:
+    """An image may be there again with another box: frames of a film have several people."""
+    first: dict[tuple[str, Box | None], _Row] = {}
+    for row, box in zip(rows, boxes, strict=True):
+        before = first.setdefault((row["path"], box), row)
+        if before is not row:
+            raise ValueError(f"{row.at('path')}: {row['path']!r} is already in {before.where}; remove one")
 
 
 def _our_records(rows: Sequence[_Row], paths: Iterable[str]) -> list[Record]:
@@ -182,20 +180,37 @@ def _cameras(rows: Iterable[_Row]) -> list[int]:
     return [number for _, number in numbers]
 
 
-def _their_records(rows: Sequence[_Row], paths: Iterable[str]) -> list[Record]:
-    for row in rows:
-        for column in _BOXES:
-            if row.values.get(column):
-                raise row.fault(column, "nothing: boxes are not cropped here, save the crops as images of their own")
+def _their_records(rows: Sequence[_Row], paths: Iterable[str], boxes: Iterable[Box | None]) -> list[Record]:
     splits = [_their_split(row) for row in rows]
     if _CAMERA in rows[0].values:
         cameras = _cameras(rows)
     else:
         cameras = _sequences(rows, splits) if _SEQUENCE in rows[0].values else [0] * len(rows)
     return [
-        Record(path, whole(row["label"], row.at("label")) + 1, camera, split)
-        for path, row, camera, split in zip(paths, rows, cameras, splits, strict=True)
+        Record(path, whole(row["label"], row.at("label")) + 1, camera, split, box)
+        for path, row, camera, split, box in zip(paths, rows, cameras, splits, boxes, strict=True)
     ]
+
+
+def _box(row: _Row) -> Box | None:
+    """The row's box; without one, all of the image is meant."""
+    lacking = [column for column in _BOX if not row.values.get(column)]
+    if len(lacking) == len(_BOX):
+        return None
+    if lacking:
+        raise ValueError(f"{row.where}: a box has {', '.join(_BOX)}, and {', '.join(lacking)} is missing; fill it in")
+    left, top, right, bottom = (_pixel(row, column) for column in _BOX)
+    for column, low, high in (("x_2", left, right), ("y_2", top, bottom)):
+        if high <= low:
+            raise row.fault(column, f"more than {low}, where the box begins")
+    return left, top, right, bottom
+
+
+def _pixel(row: _Row, column: str) -> int:
+    match = _PIXEL.fullmatch(row[column])
+    if match is None:
+        raise row.fault(column, "whole numbers")
+    return int(match[1])
 
 
 def _their_split(row: _Row) -> SplitName:

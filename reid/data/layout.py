@@ -4,6 +4,7 @@ No path of a record leads out of the data set's folder.
 """
 
 import difflib
+import errno
 import functools
 import os
 import posixpath
@@ -17,6 +18,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 _SHOWN = 5
 _HOMES_SHOWN = 4
+_NO_ENTRIES = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+class AbsentError(FileNotFoundError):
+    """There is no such data set under a root. One that is there but lacks files is another `FileNotFoundError`."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,14 @@ class Home:
 
         Raises:
             FileNotFoundError: files are not there; the message has their number and the first five.
-            ValueError: a path or a link leads out of the data set.
+            ValueError: a path or a link leads out of the data set, or a path has a NUL.
         """
         folder = self.folder / below
         names_in: dict[str, list[str]] = defaultdict(list)
         names = []
         for where, name in entries:
+            if "\0" in name:
+                raise ValueError(f"{where}: {name!r} is no path; write the file's name again")
             if posixpath.isabs(name) or ".." in name.split("/"):
                 raise ValueError(f"{where}: {name!r} leaves {folder}; write the path relative to that folder")
             names.append(posixpath.normpath(name))
@@ -117,19 +125,19 @@ def locate(root: Path, forms: Sequence[Form], *, name: str) -> Home:
     """As `find`, for a data set that has to be there.
 
     Raises:
-        FileNotFoundError: it is not; the message is that of `not_found`.
+        AbsentError: it is not; the message is that of `not_found`.
     """
     if home := find(root, forms):
         return home
     raise not_found(root, forms, name=name)
 
 
-def not_found(root: Path, forms: Sequence[Form], *, name: str) -> FileNotFoundError:
+def not_found(root: Path, forms: Sequence[Form], *, name: str) -> AbsentError:
     """Why there is no such data set: the path, the variable that sets it, the tree expected, the closest folder found.
 
     Of many forms, the first two are shown.
     """
-    return FileNotFoundError(
+    return AbsentError(
         f"{name} is not under {root}\n"
         f"Set REID_DATASETS to the folder that holds it. Expected there:\n"
         + "  or\n".join(map(_tree, forms[:2]))
@@ -207,8 +215,10 @@ def _entries(folder: Path) -> dict[str, bool]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+    except OSError as error:
+        if error.errno in _NO_ENTRIES:
+            return {}
+        raise
 
 
 def _is_text(name: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reid.config import Rule
+from reid.config import BOTH_PARTS, Rule
 from reid.data.manifest import atomically
 
 Rows = NDArray[np.int64]
@@ -79,7 +79,7 @@ def make_split(manifest: pd.DataFrame, *, val_fraction: float, seed: int, rule: 
     """
     train = manifest[(manifest["split"] == "train") & (manifest["identity"] > 0)]
     generator = np.random.default_rng(seed)
-    both = rule in ("leave_one_out", "one_shot")
+    both = rule in BOTH_PARTS
     chosen = _hold_out(train, val_fraction, generator, cameras=not both)
     held = train[train["identity"].isin(chosen)]
     drawn = held.iloc[generator.permutation(len(held))].drop_duplicates(["identity", "camera"])

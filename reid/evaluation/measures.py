@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from reid.evaluation.ranking import Placement
 
 Floats = NDArray[np.float64]
-CUT = 50
+CUT = 50  # the last rank that `cut50` looks at
 
 
-def average_precision(placement: Placement, kind: Literal["hits", "trapezoid", "cut50"], *, cut: int = CUT) -> Floats:
+def average_precision(placement: Placement, kind: Literal["hits", "trapezoid", "cut50"]) -> Floats:
     """[n] average precision, over all matches of the query.
 
     `hits`: mean over the matches of the precision at their ranks. `trapezoid`: mean over the matches of the average of
     the precision at their rank and at the rank before, which is 1 before the first rank (the Market-1501 script).
-    `cut50`: like `hits`, but matches beyond rank `cut` count as 0 (the code of BDB).
+    `cut50`: like `hits`, but matches beyond rank 50 count as 0 (the code of BDB).
     """
     before, tied = placement.before, placement.tied
     slope = (placement.hits_tied - 1) / np.maximum(tied - 1, 1)
-    places = np.clip(cut - before, 0, tied) if kind == "cut50" else tied
+    places = np.clip(CUT - before, 0, tied) if kind == "cut50" else tied
     precision = _sum_of_ratios(placement.hits_before + 1, before + 1, slope, places)
     if kind == "trapezoid":
         behind = _sum_of_ratios(placement.hits_before, np.maximum(before, 1), slope, places)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from reid.config import Protocol
+from reid.config import BOTH_PARTS, Protocol
 from reid.evaluation import measures
 from reid.evaluation.distances import distances, float32_matmul
 from reid.evaluation.embeddings import JUNK, Embeddings, Ints, Matches, labels, tensor
@@ -78,7 +78,7 @@ def evaluate(query: Embeddings, gallery: Embeddings, protocol: Protocol = DEFAUL
             finite, a query has no identity, no query has a match, or query and gallery should be the same and are not.
     """
     protocol = protocol.resolved()
-    if protocol.rule in ("leave_one_out", "one_shot"):
+    if protocol.rule in BOTH_PARTS:
         check_same(query, gallery, protocol.rule)
     if protocol.rule == "one_shot":
         return _over_draws(query, protocol)
@@ -102,9 +102,15 @@ def _rank(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> Retriev
     with float32_matmul(gallery_features.device):
         if not protocol.rerank:
             return score(distances(features, gallery_features, matches.valid, cosine=cosine), matches, protocol)
-        settings = {"k1": protocol.rerank_k1, "k2": protocol.rerank_k2}
-        weight = protocol.rerank_weight
-        ranked = reranked(features, gallery_features, matches.valid, **settings, weight=weight, cosine=cosine)
+        ranked = reranked(
+            features,
+            gallery_features,
+            matches.valid,
+            k1=protocol.rerank_k1,
+            k2=protocol.rerank_k2,
+            weight=protocol.rerank_weight,
+            cosine=cosine,
+        )
         return score(ranked, matches, protocol)
 
 
@@ -128,9 +134,7 @@ def _over_draws(images: Embeddings, protocol: Protocol) -> RetrievalResult:
     )
 
 
-def score(
-    ranked: Iterable[tuple[Ints, Tensor]], matches: Matches, protocol: Protocol, *, cut: int = measures.CUT
-) -> RetrievalResult:
+def score(ranked: Iterable[tuple[Ints, Tensor]], matches: Matches, protocol: Protocol) -> RetrievalResult:
     """Score rankings that are given as distances.
 
     Args:
@@ -138,7 +142,6 @@ def score(
             the pairs hold every valid query once, and there is at least one.
         matches: who matches whom.
         protocol: its `ap`, `ties` and `ranks` are used.
-        cut: the last rank that `cut50` looks at.
     """
     protocol = protocol.resolved()
     num_queries, num_valid, num_ranks = len(matches.num_matches), len(matches.valid), max(protocol.ranks or ())
@@ -148,7 +151,7 @@ def score(
         placement = place(values, matches, queries)
         if protocol.ties == "pessimistic":
             placement = placement.wrong_first()
-        precision[queries] = measures.average_precision(placement, protocol.ap, cut=cut)
+        precision[queries] = measures.average_precision(placement, protocol.ap)
         penalty[queries] = measures.inverse_negative_penalty(placement)
         first[queries] = measures.first_match_rank(placement)
         share = measures.share_found(placement, min(num_ranks, values.shape[1])).sum(axis=0)

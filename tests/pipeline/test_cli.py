@@ -89,11 +89,20 @@ def test_missing_real_data_says_where_it_was_looked_for(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.replace("params.yaml", "datasets: [synthetic]", "datasets: [market1501]")
-    monkeypatch.delenv("REID_DATASETS", raising=False)
-    assert call(monkeypatch, "prepare", "market1501") == 2
-    said = capsys.readouterr().err
-    assert "REID_DATASETS" in said
-    assert str(project.root / "datasets") in said
+    project.edit_params(lambda tree: tree["prepare"].update(root="mine"))
+    (project.root / "mine").mkdir()
+    monkeypatch.setenv("HOME", str(project.root))
+    monkeypatch.setenv("REID_DATASETS", "~/one")
+    monkeypatch.setenv("FASTREID_DATASETS", "two")
+    assert call(monkeypatch, "prepare", "market1501", "--root", "~/three") == 2
+    root = project.root
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        f"Market-1501 was looked for in {root}/three (--root, no such folder), {root}/one (REID_DATASETS, no such "
+        f"folder), {root}/two (FASTREID_DATASETS, no such folder), {root}/mine (prepare.root), {root}/datasets "
+        f"(./datasets, no such folder)",
+        f"Market-1501 is not under {root}/mine",
+        "Set REID_DATASETS to the folder that holds it. Expected there:",
+    ]
 
 
 def test_show_before_any_report_says_how_to_make_one(

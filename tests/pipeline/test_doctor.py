@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,13 +30,15 @@ from pipeline.sweep import alone
 from reid.data.manifest import Record
 from reid.data.readers import reader, readers
 from tests.conftest import ROOT, Project
+from tests.reid.data import miniatures
 
 MARKET = {"bounding_box_train": "0002_c1s1_1.jpg", "query": "0003_c2s1_1.jpg", "bounding_box_test": "0003_c3s1_1.jpg"}
 
 
 @pytest.fixture(autouse=True)
 def _no_data_sets_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REID_DATASETS", raising=False)
+    for name in ("REID_DATASETS", "FASTREID_DATASETS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -206,19 +209,17 @@ def test_without_params_the_rest_is_looked_at(checkout: Path, text: str | None) 
     assert "1 of these stop make repro" in shown(looked, findings)
 
 
-def test_without_torch_the_rest_is_looked_at(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(doctor, "load", lambda path: __import__("torch"))
-    monkeypatch.setattr(machine, "_version", lambda name: None if name == "torch" else "1.0")
-    looked, findings = found(checkout)
-    stopping = [finding for finding in findings.values() if finding.stops]
-    assert {finding.fix for finding in stopping} == {"make install"}
-    assert [finding.problem.partition(":")[0] for finding in stopping] == [
-        "params.yaml could not be checked",
-        "torch is not installed",
-    ]
-    assert looked.environment.cuda is None
-    assert "missing" in shown(looked, findings)
+def test_without_torch_the_rest_is_looked_at(checkout: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['pipeline', 'doctor', '--json']"
+    command = [sys.executable, "-c", f"{code}; from pipeline import cli; cli.main()"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, check=False)
+    report = json.loads(ended.stdout)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    stopping = {entry["problem"].partition(":")[0]: entry["fix"] for entry in report["problems"]}
+    assert stopping["params.yaml could not be checked"] == "make install"
+    assert report["environment"]["cuda"] is None
+    assert report["datasets"]["synthetic"]["listed"]
 
 
 # Data sets
@@ -227,16 +228,45 @@ def test_without_torch_the_rest_is_looked_at(checkout: Path, monkeypatch: pytest
 def test_places_are_looked_at_in_prepare_s_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REID_DATASETS", str(root / "env"))
     edit(root, "root: null", "root: mine")
-    make_market(root / "env" / "market1501")
     make_market(root / "datasets" / "Market-1501")
-    looked, _ = found(root)
+    make_market(root / "mine" / "market1501")
+    looked, findings = found(root)
     assert [(place.source, place.path.name, place.exists) for place in looked.places] == [
-        ("prepare.root", "mine", False),
-        ("REID_DATASETS", "env", True),
+        ("REID_DATASETS", "env", False),
+        ("prepare.root", "mine", True),
         ("./datasets", "datasets", True),
     ]
-    assert looked.places[0].path == prepare._raw_root(root, load(root / "params.yaml"))
-    assert looked.datasets["market1501"].raw.path == root / "env" / "market1501"
+    assert looked.datasets["market1501"].raw.path == root / "mine" / "market1501"
+    assert only(findings).problem == f"REID_DATASETS is {root / 'env'}, which is no folder"
+    assert not only(findings).stops
+
+
+def test_an_archive_is_not_missing(root: Path) -> None:
+    use_market(root)
+    (root / "datasets").mkdir()
+    archive = root / "datasets" / "Market-1501-v15.09.15.zip"
+    archive.write_bytes(b"PK")  # it is not opened
+    looked, findings = found(root)
+    raw = looked.datasets["market1501"].raw
+    assert (raw.state, raw.path) == ("archive", archive)
+    assert findings == {}
+    assert "Market-1501-v15.09.15.zip (archive, not extracted yet)" in shown(looked, findings)
+    make_market(root / "datasets" / "market1501-extracted" / "Market-1501")
+    looked, _ = found(root)
+    assert looked.datasets["market1501"].raw.state == "found"
+    assert looked.datasets["market1501"].raw.path == root / "datasets" / "market1501-extracted" / "Market-1501"
+
+
+def test_a_set_that_lacks_files_is_broken_and_not_looked_for_elsewhere(root: Path) -> None:
+    edit(root, "datasets: [synthetic]", "datasets: [sop]")
+    edit(root, "root: null", "root: mine")
+    records = miniatures.write("sop", root / "mine")
+    miniatures.write("sop", root / "datasets")
+    (root / "mine" / records[0].path).unlink()
+    looked, findings = found(root)
+    assert looked.datasets["sop"].raw.state == "broken"
+    assert "names 1 files that are not in" in only(findings).problem
+    assert only(findings).stops
 
 
 @pytest.mark.parametrize("existing", [True, False])
@@ -254,17 +284,6 @@ def test_a_listed_set_that_is_missing_stops(root: Path, existing: bool) -> None:
         assert looked.datasets["market1501"].raw.closest.startswith(str(root / "datasets" / "Market1501"))
     assert "lacks bounding_box_train" in looked.datasets["market1501"].raw.closest
     assert "not found" in shown(looked, findings)
-
-
-def test_a_set_in_a_place_that_prepare_does_not_read(root: Path) -> None:
-    use_market(root)
-    edit(root, "root: null", "root: mine")
-    make_market(root / "datasets" / "market1501")
-    _, findings = found(root)
-    finding = next(one for one in findings.values() if one.stops)
-    assert finding.problem == (
-        f"Market-1501 is under {root / 'datasets'}, but prepare.root is set and only {root / 'mine'} is read"
-    )
 
 
 def test_counts_that_differ_are_told_with_the_difference(root: Path) -> None:
@@ -354,7 +373,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for old, new in {**small, "workers: null": "workers: 1"}.items():
         edit(root, old, new)
     params = load(root / "params.yaml")
-    prepare.run(root, "synthetic", params)
+    prepare.run(root, "synthetic", params, configs=[], option=None)
     split.run(root, "synthetic", params)
     return root
 

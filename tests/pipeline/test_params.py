@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.params import Params, ParamsError, load
+from pipeline.params import Packing, Params, ParamsError, load
 from pipeline.strict import Section
 from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
@@ -22,9 +22,16 @@ seeds: [0, 1, 2]
 prepare:
   root: null
   image_size: [384, 128]
+  by_dataset: {}
   skip_bad: false
   allow_withdrawn: false
+  max_pixels: 50000000
   workers: null
+  archives:
+    members: 1000000
+    gigabytes: 64
+    file_gigabytes: 8
+    ratio: 50
   synthetic:
     cameras: 6
 split:
@@ -51,9 +58,11 @@ profiles:
       bdb:
         recipe.schedule.peak_lr: 0.01
         model.rh: 0.5
+    datasets: {}
   paper:
     overrides: {}
     methods: {}
+    datasets: {}
 """
 
 
@@ -84,6 +93,33 @@ def test_a_right_file_is_read_as_it_is(tmp_path: Path) -> None:
     assert params.sweep.gpus_per_trial == 0.0
     assert params.profiles["demo"].overrides["recipe.schedule.epochs"] == 30
     assert params.profiles["demo"].methods == {"bdb": {"recipe.schedule.peak_lr": 0.01, "model.rh": 0.5}}
+
+
+def test_a_data_set_is_packed_as_is_said_of_it_or_like_the_rest(tmp_path: Path) -> None:
+    packing = "  by_dataset:\n    cub200: {image_size: [256, 256], fit: pad}"
+    prepare = load(written(tmp_path, TEXT.replace("  by_dataset: {}", packing))).prepare
+    assert prepare.packing("cub200") == Packing(image_size=(256, 256), fit="pad")
+    assert prepare.packing("cub200_cropped") == Packing(image_size=(384, 128), fit="stretch")
+
+
+def test_the_retrieval_sets_are_packed_and_shown_as_bdb_s_code_has_them() -> None:
+    """BDB's code pads CUB-200-2011, In-Shop and SOP to a square, but not CARS196; training is on windows of 224."""
+    params = load(ROOT / "params.yaml")
+    sets = ("cub200", "cub200_cropped", "cars196", "cars196_cropped", "sop", "inshop")
+    for dataset in sets:
+        assert params.prepare.packing(dataset).image_size == (256, 256)
+        assert (params.prepare.packing(dataset).fit == "stretch") == dataset.startswith("cars196")
+        assert params.profiles["paper"].datasets[dataset] == {
+            "recipe.image_size": [256, 256],
+            "recipe.augment.crop": [224, 224],
+            "recipe.augment.random_erasing": 0.5,
+        }
+
+
+def test_a_trial_of_the_paper_profile_is_not_given_enlarged_or_squeezed_images() -> None:
+    params = load(ROOT / "params.yaml")
+    for dataset, overrides in params.profiles["paper"].datasets.items():
+        assert tuple(overrides["recipe.image_size"]) == params.prepare.packing(dataset).image_size
 
 
 def test_the_file_in_the_repository_is_right_and_complete() -> None:
@@ -191,6 +227,41 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "  concurrent: null",
         "  concurrent: 0",
         "params.yaml: sweep.concurrent is 0; allowed: a whole number, 1 or more or null",
+    ),
+    "a limit of archives": (
+        "    ratio: 50",
+        "    ratio: 0.5",
+        "params.yaml: prepare.archives.ratio is 0.5; allowed: a number, 1 or more",
+    ),
+    "an unknown limit": (
+        "    members: 1000000",
+        "    member: 3\n    members: 1000000",
+        "params.yaml: prepare.archives.member is unknown; did you mean prepare.archives.members?",
+    ),
+    "a limit of images": (
+        "  max_pixels: 50000000",
+        "  max_pixels: 5e7",
+        "params.yaml: prepare.max_pixels is 50000000.0; allowed: a whole number, 1 or more",
+    ),
+    "a packing of an unknown data set": (
+        "  by_dataset: {}",
+        "  by_dataset:\n    cub20: {image_size: [256, 256], fit: pad}",
+        "params.yaml: prepare.by_dataset.cub20 is unknown; did you mean prepare.by_dataset.cub200?",
+    ),
+    "an unknown fit": (
+        "  by_dataset: {}",
+        "  by_dataset:\n    cub200: {image_size: [256, 256], fit: padd}",
+        "params.yaml: prepare.by_dataset.cub200.fit is the text 'padd'; allowed: stretch, pad; did you mean pad?",
+    ),
+    "a packing without its fit": (
+        "  by_dataset: {}",
+        "  by_dataset:\n    cub200: {image_size: [256, 256]}",
+        "params.yaml: prepare.by_dataset.cub200.fit is missing; allowed: stretch, pad",
+    ),
+    "a packing of no size": (
+        "  by_dataset: {}",
+        "  by_dataset:\n    cub200: {image_size: [256, 0], fit: pad}",
+        "params.yaml: prepare.by_dataset.cub200.image_size[1] is 0; allowed: a whole number, 1 or more",
     ),
     "too few in a list": (
         "  image_size: [384, 128]",

@@ -28,7 +28,9 @@ PARAMS = load(ROOT / "params.yaml").model_copy(
         "experiments": ("bdb_table1", "bdb_table2", "bdb_block_height"),
         "seeds": (0, 1, 2),
         "profiles": {
-            "demo": Profile(overrides={"recipe.backbone": "resnet18", "recipe.schedule.epochs": 3}, methods={})
+            "demo": Profile(
+                overrides={"recipe.backbone": "resnet18", "recipe.schedule.epochs": 3}, methods={}, datasets={}
+            )
         },
     }
 )
@@ -111,7 +113,7 @@ def test_rows_that_differ_in_protocol_alone_share_their_training() -> None:
 
 
 def test_a_profile_s_protocol_is_the_one_that_trials_are_trained_under() -> None:
-    profile = Profile(overrides={"recipe.protocol.ap": "cut50"}, methods={})
+    profile = Profile(overrides={"recipe.protocol.ap": "cut50"}, methods={}, datasets={})
     found = expanded(BDB, profiles={"demo": profile})
     assert {(trial.source, trial.config.recipe.protocol.ap) for trial in found.trials.values()} == {(None, "cut50")}
 

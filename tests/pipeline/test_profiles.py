@@ -12,51 +12,26 @@ from pipeline.plan import resolve
 from reid import methods
 from reid.config import TrialConfig
 from reid.parts.backbone import BACKBONES
+from tests.conftest import ROOT
+from tests.pipeline.test_params import problems
 
-FILE = Path(__file__).parent.parent.parent / "params.yaml"
-PARAMS = load(FILE)
-PROFILES = """
-profiles:
-  demo:
-    overrides:
-      recipe.weights: null
-      recipe.schedule.epochs: 30
-      recipe.schedule.time_scale: 0.1
-    methods:
-      bdb:
-        recipe.schedule.peak_lr: 0.01
-        model.rh: 0.5
-  paper:
-    overrides: {}
-    methods: {}
-"""
+PARAMS = load(ROOT / "params.yaml")
 BDB = {"method": "bdb"}
 
 
-def at_scale(overrides: dict[str, Any], own: dict[str, dict[str, Any]]) -> Profile:
-    return Profile(overrides=overrides, methods=own)
+def at_scale(
+    overrides: dict[str, Any], own: dict[str, dict[str, Any]], datasets: dict[str, dict[str, Any]] | None = None
+) -> Profile:
+    return Profile(overrides=overrides, methods=own, datasets=datasets or {})
 
 
-def config(row: dict[str, Any], profile: Profile) -> TrialConfig:
+def config(row: dict[str, Any], profile: Profile, dataset: str | None = None) -> TrialConfig:
     """The configuration of one row under a profile, seen through the plan."""
     params = PARAMS.model_copy(update={"profile": "own", "profiles": {"own": profile}})
     table = Experiment(name="t", title="T", metrics=("mAP",), rows=(Row(**{"label": "row", **row}),))
-    (found,) = resolve(params, [table])["t"]
+    (found,) = resolve(params, [table], dataset)["t"]
     assert found is not None
     return found
-
-
-def problems(folder: Path, *edits: tuple[str, str]) -> tuple[str, ...]:
-    """The lines that params.yaml is answered with, with the profiles above after some replacements."""
-    text = PROFILES
-    for old, new in edits:
-        assert old in text
-        text = text.replace(old, new, 1)
-    path = folder / "params.yaml"
-    path.write_text(FILE.read_text().split("\nprofiles:")[0] + text)
-    with pytest.raises(ParamsError) as caught:
-        load(path)
-    return caught.value.problems
 
 
 # --- what comes over what --------------------------------------------------------------------------------------------
@@ -82,6 +57,16 @@ def test_a_method_s_overrides_come_after_the_shared_ones_and_before_the_row_s() 
     other = config({"method": "baseline"}, scale)
     assert (other.recipe.schedule.peak_lr, other.recipe.sampler.images) == (0.1, 2)
     assert other.model == methods.config("baseline")
+
+
+def test_a_data_set_s_overrides_come_after_the_method_s_and_before_the_row_s() -> None:
+    own = {"recipe.schedule.epochs": 3, "recipe.image_size": [128, 64], "model.rh": 0.5}
+    square = {"veri776": {"recipe.image_size": [256, 256], "recipe.schedule.name": "S4"}}
+    scale = at_scale({}, {"bdb": own}, square)
+    there = config({**BDB, "overrides": {"recipe.schedule.name": "S1"}}, scale, "veri776")
+    assert (there.recipe.image_size, there.recipe.schedule.name, there.recipe.schedule.epochs) == ((256, 256), "S1", 3)
+    assert there.model == methods.config("bdb", rh=0.5)
+    assert config(BDB, scale, "market1501") == config(BDB, scale) != there
 
 
 @pytest.mark.parametrize("variant", methods.variants("han"))
@@ -244,6 +229,16 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "        model.global_branch: false",
         "params.yaml: profiles.demo.methods.bdb: model: bdb has no branch left: set global_branch or drop_branch to "
         "true (variant global_only)",
+    ),
+    "an unknown data set": (
+        "    datasets: {}",
+        "    datasets: {veri: {recipe.image_size: [256, 256]}}",
+        "params.yaml: profiles.demo.datasets.veri is unknown; did you mean profiles.demo.datasets.veri776?",
+    ),
+    "a data set's model": (
+        "    datasets: {}",
+        "    datasets: {veri776: {model.rh: 0.5}}",
+        "params.yaml: profiles.demo.datasets.veri776: model.rh is unknown; allowed: recipe.*",
     ),
     "a key of a profile": (
         "  paper:\n    overrides: {}",

@@ -23,7 +23,7 @@ def test_vector_c_leave_one_out() -> None:
     assert result.num_valid == 8
 
 
-def recall_by_hand(features: np.ndarray, ids: np.ndarray, k: int) -> float:  # type: ignore[type-arg]
+def recall_by_hand(features: np.ndarray, ids: np.ndarray, k: int) -> float:
     hits, asked = 0, 0
     for query in range(len(ids)):
         others = [row for row in range(len(ids)) if row != query]
@@ -64,7 +64,7 @@ def test_one_shot_draws_hold_one_image_of_every_identity() -> None:
 
 def test_vector_c_over_draws_comes_to_its_expectation() -> None:
     """R1 is 0.633333 over all 18 galleries, mAP 0.8: equal distances count as the expectation over their orders."""
-    result = evaluate(IMAGES, IMAGES, Protocol(rule="one_shot", ranks=(1, 5), draws=4000))
+    result = evaluate(IMAGES, IMAGES, Protocol(rule="one_shot", ranks=(1, 5), draws=1500))
     assert result.metrics()["Rank-1"] == pytest.approx(0.633333, abs=0.015)
     assert result.mean_ap == pytest.approx(0.8, abs=0.015)
     assert result.num_valid == 5
@@ -78,8 +78,8 @@ def test_draws_are_averaged_and_follow_their_seed() -> None:
 
     singles = []
     for queries, gallery in one_shot_draws(IDS, draws=3, seed=7):
-        sides = (Embeddings(FEATURES[rows], IDS[rows]) for rows in (queries, gallery))
-        singles.append(evaluate(*sides, Protocol(rule="query_gallery")).mean_ap)
+        query, rest = (Embeddings(FEATURES[rows], IDS[rows]) for rows in (queries, gallery))
+        singles.append(evaluate(query, rest, Protocol(rule="query_gallery")).mean_ap)
     assert score(draws=3, draw_seed=7) == pytest.approx(np.mean(singles))
     assert len(set(singles)) > 1
     assert score(draws=2) == score(draws=2) != score(draws=2, draw_seed=1)

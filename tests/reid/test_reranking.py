@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reid.evaluation import Embeddings
 from reid.evaluation import distances as distances_module
+from reid.evaluation import neighbours as neighbours_module
 from reid.evaluation import reranking as reranking_module
 from reid.evaluation.embeddings import Matches
 from reid.evaluation.reranking import reranked
@@ -128,12 +129,14 @@ def coarse(draw: st.DrawFn) -> tuple[Array, Array]:
     k2=st.integers(1, 90),
     weight=st.sampled_from([0.0, 0.3, 1.0]),
     tile=st.sampled_from([1, 7, 1024]),
+    kept=st.sampled_from([0, 2**27]),
 )
 @settings(max_examples=100, deadline=None)
-def test_ties_are_placed_by_position(sides: Any, k1: int, k2: int, weight: float, tile: int) -> None:
+def test_ties_are_placed_by_position(sides: Any, k1: int, k2: int, weight: float, tile: int, kept: int) -> None:
     expected = by_the_steps(*sides, k1=k1, k2=k2, weight=weight)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reranking_module, "TILE", tile)
+        patch.setattr(neighbours_module, "TILE", tile)
+        patch.setattr(neighbours_module, "KEPT_VALUES", kept)
         np.testing.assert_allclose(ours(*sides, k1=k1, k2=k2, weight=weight), expected, atol=1e-5)
 
 
@@ -168,19 +171,32 @@ def whole_numbers() -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize(("tile", "rows", "values"), [(5, 1, 1), (32, 7, 900), (500, 500, 2**20)])
+@pytest.mark.parametrize(
+    ("tile", "rows", "values", "kept"), [(5, 1, 1, 0), (5, 7, 1, 2**20), (32, 7, 900, 0), (500, 500, 2**20, 2**20)]
+)
 def test_the_sizes_of_blocks_mean_nothing(
-    tile: int, rows: int, values: int, cosine: bool, monkeypatch: pytest.MonkeyPatch
+    tile: int, rows: int, values: int, kept: int, cosine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = people(20, 100) if cosine else whole_numbers()
     before = ours(*sides, cosine=cosine, **PAPER)
-    monkeypatch.setattr(reranking_module, "TILE", tile)
+    monkeypatch.setattr(neighbours_module, "TILE", tile)
+    monkeypatch.setattr(neighbours_module, "KEPT_VALUES", kept)
+    monkeypatch.setattr(neighbours_module, "ROWS", rows)
     monkeypatch.setattr(reranking_module, "ROWS", rows)
-    monkeypatch.setattr(reranking_module, "PART_VALUES", values)
+    monkeypatch.setattr(neighbours_module, "PART_VALUES", values)
     monkeypatch.setattr(distances_module, "PART_VALUES", values)
     monkeypatch.setattr(distances_module, "BLOCK_VALUES", 4 * values)
     after = ours(*sides, cosine=cosine, **PAPER)
     np.testing.assert_allclose(after, before, atol=1e-5 if cosine else 0, rtol=0)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("sides", [people(20, 100), whole_numbers()])
+def test_distances_are_kept_or_made_again(sides: Any, cosine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ours(*sides, cosine=cosine, **PAPER)
+    monkeypatch.setattr(neighbours_module, "KEPT_VALUES", 0)
+    monkeypatch.delattr(neighbours_module.Kept, "to_gallery")
+    np.testing.assert_allclose(ours(*sides, cosine=cosine, **PAPER), kept, atol=1e-5)
 
 
 def test_the_number_of_threads_means_nothing() -> None:
@@ -235,8 +251,8 @@ def test_rounding_never_makes_a_distance_negative(cosine: bool) -> None:
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_rounding_never_puts_another_image_before_the_image_itself(cosine: bool) -> None:
-    images = reranking_module._Images.of(*near_duplicates(), cosine=cosine)
-    near = reranking_module._nearest(images, 4)
+    images = neighbours_module.Images.of(*near_duplicates(), cosine=cosine)
+    near, _ = neighbours_module.nearest(images, 4)
     np.testing.assert_array_equal(near.index[:, 0], np.arange(60))
     assert near.halves.min() == 0
 
@@ -244,7 +260,7 @@ def test_rounding_never_puts_another_image_before_the_image_itself(cosine: bool)
 def test_hashes_that_collide_make_nothing_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = whole_numbers()
     before = ours(*sides, **PAPER)
-    monkeypatch.setattr(reranking_module, "hashes", lambda rows: torch.zeros(len(rows), dtype=torch.int32))
+    monkeypatch.setattr(neighbours_module, "hashes", lambda rows: torch.zeros(len(rows), dtype=torch.int32))
     np.testing.assert_allclose(ours(*sides, **PAPER), before, atol=1e-6)
 
 

@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from reid.data.manifest import Record, SplitName
+from reid.data.manifest import Box, Record, SplitName
 from tests.reid.data import matwriter
 
 MARKET_FOLDERS: dict[SplitName, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 TRAIN, TEST = (1, 2, 3, 4, 5, 6), (7, 8, 9)
 
+BOX: Box = (1, 3, 14, 30)  # of every image that has one
+
 _SIZE = (32, 16)  # height and width
+_UNUSED = 10  # the identity of an image of CUHK03 that the protocol does not use
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,32 @@ def write(key: str, root: Path, home: str | None = None) -> list[Record]:
     """
     folder = root / (HOMES[key][0] if home is None else home)
     folder.mkdir(parents=True, exist_ok=True)
+    box = BOX if key.endswith("_cropped") else None
     return [
-        Record((folder / path).relative_to(root).as_posix(), shot.identity, shot.camera, shot.split)
+        Record((folder / path).relative_to(root).as_posix(), shot.identity, shot.camera, shot.split, box)
         for path, shot in _WRITERS[key](folder).items()
     ]
+
+
+def write_raw(key: str, root: Path) -> list[Record]:
+    """Write CUHK03 as its authors hand it out and return its records as a reader should find them when extracted."""
+    home = root / "cuhk03"
+    home.mkdir(parents=True)
+    written = cuhk03_raw(home, key.removeprefix("cuhk03_"))
+    return [Record(path, shot.identity, shot.camera, shot.split) for path, shot in written.items()]
 
 
 def paint(path: Path, shot: Shot) -> None:
     """A small image in the identity's colour, with noise of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(shot)).save(path)
+
+
+def pixels(shot: Shot) -> npt.NDArray[np.uint8]:
+    """The image of a shot, [height, width, 3]."""
     colour = np.random.default_rng(shot.identity + 1).uniform(60, 200, 3)
     noise = np.random.default_rng([shot.identity + 1, shot.camera, shot.number]).normal(0, 20, (*_SIZE, 3))
-    Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8)).save(path)
+    return np.clip(colour + noise, 0, 255).astype(np.uint8)
 
 
 def market1501(home: Path) -> dict[str, Shot]:
@@ -87,20 +106,55 @@ def cuhk03_folders(home: Path) -> dict[str, Shot]:
 
 
 def cuhk03_protocol(home: Path, boxes: str, images: str = "images") -> dict[str, Shot]:
-    """All images in one folder beside the protocol's file, whose indices count from 1 and which has an unused image."""
-    people = [Shot(10, 1, 1, "train"), *shots()]
-    names = [f"1_{s.identity:03}_{s.camera}_{s.number:02}.png" for s in people]
+    """All images in one folder beside the protocol's file."""
+    painted = _painted(home, {f"{images}_{boxes}/{name}": shot for name, shot in _cuhk03_config(home, boxes).items()})
+    return {path: shot for path, shot in painted.items() if shot.identity != _UNUSED}
+
+
+def cuhk03_raw(home: Path, boxes: str) -> dict[str, Shot]:
+    """All images in cuhk-03.mat and the protocol's file; the images are as they will be called when extracted."""
+    names = _cuhk03_config(home, boxes)
+    other = "labeled" if boxes == "detected" else "detected"
+    images = {name: pixels(shot) for name, shot in names.items()}
+    (home / "cuhk03_release").mkdir()
+    cuhk03_mat(home / "cuhk03_release" / "cuhk-03.mat", {boxes: images, other: {n: 255 - i for n, i in images.items()}})
+    return {f"images_{boxes}/{name}": shot for name, shot in names.items() if shot.identity != _UNUSED}
+
+
+def cuhk03_mat(path: Path, variables: Mapping[str, Mapping[str, npt.NDArray[np.uint8]]]) -> None:
+    """HDF5 as MATLAB writes it: cells that refer to cells, one of five pairs, that refer to images; all transposed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        refs = file.create_group("#refs#")
+        empty = refs.create_dataset("empty", data=np.zeros(2, "u8"))
+        empty.attrs["MATLAB_empty"] = np.uint8(1)
+        for variable, images in variables.items():
+            cells = []
+            for pair in range(1, 6):
+                part = {name: image for name, image in images.items() if name.startswith(f"{pair}_")}
+                cell = np.full((10, max((int(name[2:5]) for name in part), default=1)), empty.ref, h5py.ref_dtype)
+                for name, image in part.items():
+                    stored = refs.create_dataset(f"{variable}{name}", data=image.transpose(2, 1, 0), compression="gzip")
+                    cell[int(name[8:10]) - 1, int(name[2:5]) - 1] = stored.ref
+                cells.append(refs.create_dataset(f"{variable}{pair}", data=cell).ref)
+            file.create_dataset(variable, data=np.array([cells], h5py.ref_dtype))
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, a miniature".ljust(124) + b"\x00\x02IM")
+
+
+def _cuhk03_config(home: Path, boxes: str) -> dict[str, Shot]:
+    """The protocol's file, whose indices count from 1 and which has an image that is in no part; its images."""
+    people = [Shot(_UNUSED, 1, 1, "train"), *shots()]
+    names = {f"1_{s.identity:03}_{s.camera}_{s.number + 5 * (s.camera - 1):02}.png": s for s in people}
     variables: dict[str, Any] = {
         "camId": np.array([[s.camera] for s in people], "u1"),
-        "filelist": names,
+        "filelist": list(names),
         "labels": np.array([[s.identity] for s in people], "u2"),
     }
     for split in ("train", "query", "gallery"):
-        rows = [row for row, shot in enumerate(people, 1) if shot.split == split and shot.identity != 10]
+        rows = [row for row, shot in enumerate(people, 1) if shot.split == split and shot.identity != _UNUSED]
         variables[f"{split}_idx"] = np.array([[row] for row in rows], "u2")
     matwriter.write(home / f"cuhk03_new_protocol_config_{boxes}.mat", variables)
-    paths = {f"{images}_{boxes}/{name}": shot for name, shot in zip(names, people, strict=True)}
-    return {path: shot for path, shot in _painted(home, paths).items() if shot.identity != 10}
+    return names
 
 
 def msmt17(home: Path, version: str, *, val: bool) -> dict[str, Shot]:
@@ -167,6 +221,9 @@ def cub200(home: Path) -> dict[str, Shot]:
     (home / "images.txt").write_text("".join(f"{number} {path}\n" for number, (path, _) in rows))
     (home / "image_class_labels.txt").write_text("".join(f"{number} {shot.identity}\n" for number, (_, shot) in rows))
     (home / "train_test_split.txt").write_text("".join(f"{number} {number % 2}\n" for number, _ in rows))
+    left, top, right, bottom = map(float, BOX)
+    box = f"{left} {top} {right - left} {bottom - top}"
+    (home / "bounding_boxes.txt").write_text("".join(f"{number} {box}\n" for number, _ in rows))
     return _painted(home, {f"images/{path}": shot for path, shot in paths.items()})
 
 
@@ -249,7 +306,8 @@ def _classed(shot: Shot, training: int) -> Shot:
 
 
 def _car(field: str, path: str, shot: Shot) -> dict[str, Any]:
-    box = {name: np.array([[1]], "u2") for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")}
+    numbers = {"bbox_x1": BOX[0] + 1, "bbox_y1": BOX[1] + 1, "bbox_x2": BOX[2], "bbox_y2": BOX[3]}
+    box = {name: np.array([[number]], "u2") for name, number in numbers.items()}
     return {**box, "class": np.array([[shot.identity]], "u1"), field: path}
 
 
@@ -262,6 +320,8 @@ def _painted(home: Path, paths: dict[str, Shot]) -> dict[str, Shot]:
 _CUHK03 = ("cuhk03-np/{}", "CUHK03-NP/{}", "cuhk03_new/{}", "CUHK03_New/{}", "cuhk03_new_{}", "{}", ".")
 _MSMT17 = ("MSMT17_{}", "msmt17/MSMT17_{}", "msmt17", "MSMT17", ".")
 _VEHICLEID = ("VehicleID_V1.0", "vehicleid", "vehicleid/VehicleID_V1.0", ".")
+_CUB200 = ("CUB_200_2011", "cub200/CUB_200_2011", "cub200", ".")
+_CARS196 = ("cars196", "stanford_cars", "cars196/stanford_cars", ".")
 
 HOMES: dict[str, Sequence[str]] = {
     "market1501": (
@@ -282,8 +342,10 @@ HOMES: dict[str, Sequence[str]] = {
     "vehicleid_small": _VEHICLEID,
     "vehicleid_medium": _VEHICLEID,
     "vehicleid_large": _VEHICLEID,
-    "cub200": ("CUB_200_2011", "cub200/CUB_200_2011", "cub200", "."),
-    "cars196": ("cars196", "stanford_cars", "cars196/stanford_cars", "."),
+    "cub200": _CUB200,
+    "cub200_cropped": _CUB200,
+    "cars196": _CARS196,
+    "cars196_cropped": _CARS196,
     "sop": ("Stanford_Online_Products", "sop/Stanford_Online_Products", "sop", "."),
     "inshop": (
         "In-shop",
@@ -310,7 +372,9 @@ _WRITERS: dict[str, Callable[[Path], dict[str, Shot]]] = {
     "vehicleid_medium": functools.partial(vehicleid, test_list="test_list_1600"),
     "vehicleid_large": functools.partial(vehicleid, test_list="test_list_2400"),
     "cub200": cub200,
+    "cub200_cropped": cub200,
     "cars196": cars196,
+    "cars196_cropped": cars196,
     "sop": sop,
     "inshop": inshop,
     "manifest": manifest,

@@ -16,11 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reid.data import archives
-from reid.data.archives import ArchiveError, extract, find_archive
+from reid.data.archives import ArchiveError, Limits, find_archive
 from tests.conftest import ROOT
 
 FORMATS = ("zip", "tar", "tar.gz", "tgz", "tar.xz")
 FILES = {"readme.txt": b"hello", "set/query/0001_c1.jpg": b"one" * 50, "set/train/0002_c2.jpg": b""}
+
+
+def extract(archive: Path, destination: Path, **settings: Any) -> list[Path]:
+    """As the function under test, within the limits that a user has who sets none."""
+    return archives.extract(archive, destination, **({"limits": Limits()} | settings))
 
 
 def pack(path: Path, files: Mapping[str, bytes]) -> Path:
@@ -53,11 +58,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(archive: Path, said: str) -> str:
+def refused(archive: Path, said: str, **limits: float) -> str:
     """The archive is refused in one line that names it, and leaves no trace."""
     before = sorted(archive.parent.rglob("*"))
     with pytest.raises(ArchiveError, match=said) as caught:
-        extract(archive, archive.parent / "out")
+        extract(archive, archive.parent / "out", limits=Limits(**limits))  # type: ignore[arg-type]
     line = str(caught.value)
     assert line.startswith(f"{archive}: ")
     assert len(line.splitlines()) == 1
@@ -261,25 +266,47 @@ def test_a_zip_whose_members_share_their_bytes_is_refused(tmp_path: Path, monkey
 def test_lists_in_a_small_archive_may_shrink_well(tmp_path: Path) -> None:
     files = {"list.txt": b"0001_c1.jpg 1\n" * 100_000}
     archive = pack(tmp_path / "set.tar.gz", files)
-    assert archive.stat().st_size * archives.MAX_RATIO < len(files["list.txt"])
+    assert archive.stat().st_size * Limits().ratio < len(files["list.txt"])
     extract(archive, tmp_path / "out")
     assert contents(tmp_path / "out") == files
+
+
+BYTE = 1 / 2**30
 
 
 @pytest.mark.parametrize(
     ("limit", "value", "said"),
     [
-        ("MAX_MEMBERS", 2, r"'c' is one member too many: at most 2 are extracted"),
-        ("MAX_FILE_BYTES", 5, r"'b' has 6 bytes, more than the 5 that one file may have"),
-        ("MAX_BYTES", 12, r"'c' brings the total to 13 bytes, more than the 12 that are extracted"),
+        ("members", 2, r"'c' is one member too many: at most 2 are extracted \(prepare.archives.members\)"),
+        (
+            "file_gigabytes",
+            5 * BYTE,
+            r"'b' has 6 bytes, more than the 5 of one file \(prepare.archives.file_gigabytes\)",
+        ),
+        ("gigabytes", 12 * BYTE, r"'c' brings the total to 13 bytes, more than the 12 of prepare.archives.gigabytes"),
     ],
 )
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_limits(tmp_path: Path, kind: str, limit: str, value: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits(tmp_path: Path, kind: str, limit: str, value: float, said: str) -> None:
     archive = pack(tmp_path / f"set.{kind}", {"a": b"12345", "b": b"123456", "c": b"12"})
-    extract(archive, tmp_path / "before")
-    monkeypatch.setattr(archives, limit, value)
-    refused(archive, said)
+    at_it = {"members": 3, "file_gigabytes": 6 * BYTE, "gigabytes": 13 * BYTE}
+    extract(archive, tmp_path / "before", limits=Limits(**at_it))  # type: ignore[arg-type]
+    refused(archive, said, **(at_it | {limit: value}))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_the_ratio_is_a_setting(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "FREE_BYTES", 2**15)
+    archive = pack(tmp_path / f"set.{kind}", {"zeros": bytes(2**16)})
+    refused(archive, r"over 2.5 times the archive's size, as a bomb does \(prepare.archives.ratio\)", ratio=2.5)
+    extract(archive, tmp_path / "out", limits=Limits(ratio=2**16))
+
+
+def test_limits_without_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Limits.members is 0, allowed: 1 or more"):
+        Limits(members=0)
+    with pytest.raises(ValueError, match=r"Limits.ratio is 0.5, allowed: 1 or more"):
+        Limits(ratio=0.5)
 
 
 def test_a_negative_size_is_refused(tmp_path: Path) -> None:
@@ -432,11 +459,11 @@ def test_progress_ends_at_the_size_of_the_archive(tmp_path: Path) -> None:
 EXTRACT_AND_HANG = """
 import sys, time
 from pathlib import Path
-from reid.data.archives import extract
+from reid.data.archives import Limits, extract
 def hang(done, total):
     print("written", flush=True)
     time.sleep(60)
-extract(Path(sys.argv[1]), Path(sys.argv[2]), progress=hang)
+extract(Path(sys.argv[1]), Path(sys.argv[2]), limits=Limits(), progress=hang)
 """
 
 

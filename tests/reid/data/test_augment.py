@@ -344,3 +344,30 @@ def test_a_gpu_agrees_with_the_cpu() -> None:
     )
     one, other = (apply(images, ALL).cpu() for images in (pixels, pixels.to(device)))
     torch.testing.assert_close(one, other)
+
+
+def test_a_crop_is_a_window_of_the_resized_image_anywhere_in_it() -> None:
+    pixels = uint8(200, 12, 10)
+    result = apply(pixels, replace(OFF, crop=(8, 7)))
+    whole = plain(pixels)
+    places = set()
+    for image, cropped in zip(whole, result, strict=True):
+        found = [
+            (top, left)
+            for top in range(5)
+            for left in range(4)
+            if torch.equal(image[:, top : top + 8, left : left + 7], cropped)
+        ]
+        assert len(found) == 1
+        places.add(found[0])
+    assert places == {(top, left) for top in range(5) for left in range(4)}
+
+
+def test_a_crop_moves_no_other_draw() -> None:
+    pixels = uint8(50, 12, 10)
+    mirrored = apply(pixels, replace(OFF, flip=0.5))
+    cropped = apply(pixels, replace(OFF, flip=0.5, crop=(12, 9)))
+    assert all(
+        torch.equal(one, image[:, :, :9]) or torch.equal(one, image[:, :, 1:])
+        for one, image in zip(cropped, mirrored, strict=True)
+    )

@@ -94,3 +94,52 @@ def test_files_that_the_annotations_name_must_be_there(tmp_path: Path) -> None:
     make(tmp_path, [car("car_ims/000004.jpg", 1)])
     with pytest.raises(FileNotFoundError, match=r"cars_annos.mat names 1 files .*: car_ims/000004.jpg$"):
         cars196.read(tmp_path)
+
+
+def boxed(*box: float, **more: Any) -> dict[str, Any]:
+    names = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+    numbers = {name: np.array([[number]], "f8") for name, number in zip(names, box, strict=True)}
+    return {**car("car_ims/000001.jpg", 98), **numbers, **more}
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [((1, 1, 76, 47), (0, 0, 76, 47)), ((39, 116, 569, 375), (38, 115, 569, 375)), ((7, 9, 7, 9), (6, 8, 7, 9))],
+)
+def test_boxes_count_pixels_from_1_and_have_the_last_one(
+    tmp_path: Path, box: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    make(tmp_path, [boxed(*box)])
+    assert [record.box for record in cars196.read(tmp_path, cropped=True)] == [expected]
+    assert [record.box for record in cars196.read(tmp_path)] == [None]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        boxed(0, 1, 2, 3),
+        boxed(1, 0, 2, 3),
+        boxed(3, 1, 2, 3),
+        boxed(1, 4, 2, 3),
+        boxed(1, 1.5, 2, 3),
+        boxed(1, 1, 2, 3, bbox_x1="1"),
+    ],
+)
+def test_a_box_that_is_none_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    make(tmp_path, [boxed(1, 1, 2, 2), row])
+    with pytest.raises(ValueError, match=r"annotation 2: bbox_x1, .*bbox_y2 are not a box of whole pixels from 1; get"):
+        cars196.read(tmp_path, cropped=True)
+
+
+def test_annotations_without_boxes_are_told(tmp_path: Path) -> None:
+    make(tmp_path, [car("car_ims/000001.jpg", 98)])
+    with pytest.raises(
+        ValueError, match=r"have no field bbox_y1, bbox_x2, bbox_y2, they have bbox_x1, class, relative"
+    ):
+        cars196.read(tmp_path, cropped=True)
+
+
+@pytest.mark.parametrize("train", [f"devkit/{TRAIN}", TRAIN])
+def test_boxes_in_two_files(tmp_path: Path, train: str) -> None:
+    miniatures.cars196_parts(tmp_path, train, TEST)
+    assert {record.box for record in cars196.read(tmp_path, cropped=True)} == {miniatures.BOX}

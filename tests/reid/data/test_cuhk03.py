@@ -53,7 +53,7 @@ def test_the_two_kinds_of_boxes_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 def test_indices_of_the_protocol_count_from_1(tmp_path: Path) -> None:
-    """The fourth image is in no part, as are hundreds of the real set."""
+    """The fourth image is in no part."""
     protocol(tmp_path / "cuhk03")
     assert cuhk03.read(tmp_path, boxes="detected") == [
         Record("cuhk03/images_detected/1_001_1_01.png", 1, 1, "train"),
@@ -75,27 +75,25 @@ def test_images_beside_the_protocol_s_file(tmp_path: Path, home: str, images: st
     assert tabulate(records).equals(tabulate(expected))
 
 
-def test_the_raw_set_alone_is_told_what_to_do(tmp_path: Path) -> None:
-    raw = tmp_path / "cuhk03" / "cuhk03_release" / "cuhk-03.mat"
-    raw.parent.mkdir(parents=True)
-    raw.write_bytes(b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n")
-    (tmp_path / "cuhk03" / PROTOCOL).touch()
-    with pytest.raises(ValueError, match=r"HDF5") as caught:
+@pytest.mark.parametrize("raw", ["cuhk03/cuhk03_release/cuhk-03.mat", "CUHK03/cuhk-03.mat", "cuhk-03.mat"])
+def test_the_raw_set_is_to_be_extracted_first(tmp_path: Path, raw: str) -> None:
+    (tmp_path / raw).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / raw).touch()
+    with pytest.raises(FileNotFoundError) as caught:
         cuhk03.read(tmp_path, boxes="detected")
     assert str(caught.value) == (
-        f"{raw} is a MATLAB 7.3 (HDF5) file, which is not read here; use the folders of CUHK03-NP, cuhk03-np/detected/ "
-        f"with bounding_box_train/, query/, bounding_box_test/, or save its images as {tmp_path}/cuhk03/"
-        f"images_detected/1_001_1_01.png and so on, beside {PROTOCOL}"
+        f"CUHK03-NP: detected is not under {tmp_path} but in {tmp_path / raw}, whose images are to be extracted first; "
+        f"the prepare stage does that"
     )
 
 
-def test_what_is_missing_is_explained_with_both_forms(tmp_path: Path) -> None:
+def test_what_is_missing_is_explained_with_what_people_download(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         cuhk03.read(tmp_path, boxes="labeled")
     message = str(caught.value)
     assert "\n  cuhk03-np/labeled/  (or " in message
     assert "\n    bounding_box_test/\n  or\n  cuhk03/  (or " in message
-    assert "\n    cuhk03_new_protocol_config_labeled.mat\n    images_labeled/\n" in message
+    assert "\n    cuhk03_new_protocol_config_labeled.mat\n    cuhk03_release/cuhk-03.mat\n" in message
 
 
 @pytest.mark.parametrize(

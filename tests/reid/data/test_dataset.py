@@ -125,6 +125,19 @@ def test_a_cut_off_array_is_refused(folder: Path) -> None:
         ReidData.load(folder)
 
 
+def test_another_fit_is_another_packing(folder: Path) -> None:
+    info = json.loads((folder / "info.json").read_text())
+    (folder / "info.json").write_text(json.dumps(info | {"fit": "pad"}))
+    with pytest.raises(ValueError, match="do not belong together"):
+        ReidData.load(folder)
+
+
+def test_a_manifest_of_an_earlier_version_is_refused(folder: Path) -> None:
+    manifests.read(folder / "manifest.parquet").drop(columns="box").to_parquet(folder / "manifest.parquet")
+    with pytest.raises(ValueError, match=r"manifest.parquet has the columns .*: prepare again$"):
+        ReidData.load(folder)
+
+
 @pytest.mark.parametrize("change", ["query", "gallery", "train"])
 def test_a_split_of_another_manifest_is_refused(folder: Path, change: str) -> None:
     manifest = manifests.read(folder / "manifest.parquet")

@@ -43,6 +43,10 @@ def changed(columns: dict[str, list[Any]], row: int, **values: Any) -> dict[str,
     return result
 
 
+def box(*numbers: Any) -> dict[str, Any]:
+    return dict(zip(("x_1", "y_1", "x_2", "y_2"), numbers, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_our_own_columns(tmp_path: Path, kind: str) -> None:
     assert generic.read(write(tmp_path, OURS, kind)) == [
@@ -68,7 +72,6 @@ def test_images_that_are_both_are_for_leave_one_out(tmp_path: Path, kind: str) -
     both = THEIRS | {"is_query": [None, True, True, True], "is_gallery": [None, True, True, True]}
     table = tabulate(generic.read(write(tmp_path, both, kind)))
     assert table["split"].tolist() == ["train", "test", "test", "test"]
-    assert generic.rule_of(table) == "leave_one_out"
 
 
 def test_truth_may_be_written_in_several_ways(tmp_path: Path) -> None:
@@ -94,6 +97,29 @@ def test_further_columns_of_theirs_are_passed_over(tmp_path: Path, kind: str) ->
     assert generic.read(write(tmp_path, THEIRS | further, kind)) == generic.read(
         write(tmp_path / "plain", THEIRS, kind)
     )
+
+
+BOXES: dict[str, list[Any]] = {
+    "y_2": [30, None, 9, 9],
+    "x_1": [0, None, -1, 2],
+    "x_2": [10, None, 7, 7],
+    "y_1": [3, None, 0, 0],
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_their_boxes_by_name_whatever_the_order(tmp_path: Path, kind: str) -> None:
+    """Beside a box that is missing, numbers are fractions in a data frame."""
+    found = generic.read(write(tmp_path, THEIRS | BOXES, kind))
+    assert [record.box for record in found] == [(0, 3, 10, 30), None, (-1, 0, 7, 9), (2, 0, 7, 9)]
+
+
+def test_an_image_may_come_again_with_another_box(tmp_path: Path) -> None:
+    twice = THEIRS | BOXES | {"path": [*PATHS[:3], PATHS[2]]}
+    found = generic.read(write(tmp_path, twice))
+    assert [(record.path, record.box) for record in found[2:]] == [("c.jpg", (-1, 0, 7, 9)), ("c.jpg", (2, 0, 7, 9))]
+    with pytest.raises(ValueError, match=r"line 5, column path: 'c.jpg' is already in .*manifest.csv, line 4; remove"):
+        generic.read(write(tmp_path, changed(twice, 3, x_1=-1)))
 
 
 def test_missing_numbers_make_floats_of_the_others(tmp_path: Path) -> None:
@@ -155,7 +181,11 @@ def test_values_that_are_not_allowed(tmp_path: Path, row: int, values: dict[str,
         (1, {"is_query": "maybe"}, "line 3, column is_query is 'maybe', allowed: true, false, 1, 0"),
         (1, {"is_query": False}, "line 3, column is_query is 'False', allowed: true where is_gallery is false"),
         (1, {"is_gallery": True}, "manifest.csv has images that are query and gallery both beside others"),
-        (2, {"x_1": 17}, "line 4, column x_1 is '17', allowed: nothing: boxes are not cropped here"),
+        (2, {"x_1": 17}, "line 4: a box has x_1, y_1, x_2, y_2, and y_1, x_2, y_2 is missing; fill it in"),
+        (2, box(5, 0, 5, 9), "line 4, column x_2 is '5', allowed: more than 5, where the box begins"),
+        (2, box(0, 9, 5, 7), "line 4, column y_2 is '7', allowed: more than 9, where the box begins"),
+        (2, box(0, 0.5, 5, 7), "line 4, column y_1 is '0.5', allowed: whole numbers"),
+        (2, box("a", 0, 5, 7), "line 4, column x_1 is 'a', allowed: whole numbers"),
         (1, {"camera": 1}, "line 2, column camera is '', allowed: whole numbers from 0"),
         (
             1,
@@ -248,16 +278,3 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"path": []}).to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(ValueError, match=r"manifest.parquet has no row"):
         generic.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("rows", "rule"),
-    [
-        ([("train", 1), ("query", 1), ("gallery", 2)], "cross_camera"),
-        ([("train", 1), ("test", 2)], "cross_camera"),
-        ([("train", 0), ("query", 0), ("gallery", 0)], "query_gallery"),
-        ([("train", 0), ("test", 0)], "leave_one_out"),
-    ],
-)
-def test_the_columns_say_how_a_set_can_be_scored(rows: list[tuple[str, int]], rule: str) -> None:
-    assert generic.rule_of(pd.DataFrame(rows, columns=["split", "camera"])) == rule

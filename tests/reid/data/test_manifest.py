@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reid.data import manifest as manifests
-from reid.data.manifest import Expected, Record, SplitName, atomically
+from reid.data.manifest import Box, Expected, Record, SplitName, atomically
 
 SPLIT_OF = st.sampled_from(["train", "query", "gallery", "test"])
 
 
-def record(path: str, identity: int, split: SplitName, camera: int = 1) -> Record:
-    return Record(path=path, identity=identity, camera=camera, split=split)
+def record(path: str, identity: int, split: SplitName, camera: int = 1, box: Box | None = None) -> Record:
+    return Record(path=path, identity=identity, camera=camera, split=split, box=box)
 
 
 def small() -> pd.DataFrame:
     records = [
-        record("g/0002_c2.jpg", 2, "gallery", 2),
+        record("g/0002_c2.jpg", 2, "gallery", 2, (0, 1, 20, 30)),
         record("g/-1_c1.jpg", -1, "gallery"),
         record("t/0001_c1.jpg", 1, "train"),
         record("q/0002_c1.jpg", 2, "query"),
@@ -35,6 +35,13 @@ def test_rows_are_ordered_by_split_and_then_path() -> None:
         "g/-1_c1.jpg",
         "g/0002_c2.jpg",
     ]
+
+
+def test_parts_of_an_image_are_ordered_by_their_numbers() -> None:
+    boxes = [None, (1, 2, 3, 4), (9, 0, 10, 1), (10, 0, 11, 1), (10, 0, 12, 1)]
+    table = manifests.tabulate([record("same.jpg", 1, "train", box=box) for box in reversed(boxes)])
+    assert table["box"].tolist() == ["", "1,2,3,4", "9,0,10,1", "10,0,11,1", "10,0,12,1"]
+    assert [manifests.box_of(text) for text in table["box"]] == boxes
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=4), SPLIT_OF), unique=True), st.randoms(use_true_random=False))
@@ -92,34 +99,39 @@ def test_what_is_not_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="text is not a parquet file"):
         manifests.read(tmp_path / "text")
     small().drop(columns="camera").to_parquet(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"a manifest has \['path', 'identity', 'camera', 'split', 'sha256'\]"):
+    with pytest.raises(
+        ValueError, match=r"a manifest has \['path', 'box', 'identity', 'camera', 'split', 'sha256'\]: prepare"
+    ):
         manifests.read(tmp_path / "other")
 
 
 def test_the_digest_names_the_content() -> None:
     base, shape = small(), (5, 8, 4, 3)
-    digest = manifests.digest(base, shape)
+    digest = manifests.digest(base, shape, fit="pad")
     assert len(digest) == 64
-    assert manifests.digest(small(), list(shape)) == digest
-    changed = [
-        manifests.digest(base.assign(identity=base["identity"] + 1), shape),
-        manifests.digest(base.assign(camera=base["camera"] + 1), shape),
-        manifests.digest(base.assign(split="train"), shape),
-        manifests.digest(base.assign(sha256=base["sha256"].str.upper()), shape),
-        manifests.digest(base.iloc[::-1], shape),
-        manifests.digest(base, (5, 8, 5, 3)),
+    assert manifests.digest(small(), list(shape), fit="pad") == digest
+    tables = [
+        base.assign(identity=base["identity"] + 1),
+        base.assign(camera=base["camera"] + 1),
+        base.assign(split="train"),
+        base.assign(sha256=base["sha256"].str.upper()),
+        base.assign(box=""),
+        base.iloc[::-1],
     ]
-    assert len({digest, *changed}) == 7
+    changed = [manifests.digest(table, shape, fit="pad") for table in tables]
+    changed += [manifests.digest(base, (5, 8, 5, 3), fit="pad"), manifests.digest(base, shape, fit="stretch")]
+    assert len({digest, *changed}) == 9
 
 
 def test_the_digest_does_not_depend_on_where_the_images_lay() -> None:
     moved = small().assign(path="market1501/" + small()["path"])
-    assert manifests.digest(moved, (5, 8, 4, 3)) == manifests.digest(small(), (5, 8, 4, 3))
+    one, other = (manifests.digest(table, (5, 8, 4, 3), fit="stretch") for table in (moved, small()))
+    assert one == other
 
 
 def test_images_in_train_and_test_are_a_warning() -> None:
     assert manifests.duplicate_warnings(small()) == []
-    doubled = small().assign(sha256=["a", "b", "b", "c", "c"])
+    doubled = small().assign(sha256=["a", "b", "b", "c", "b"])  # the last one is another part of it
     assert manifests.duplicate_warnings(doubled) == [
         "1 test images are also in the training split: q/0002_c1.jpg = t/0001_c2.jpg"
     ]

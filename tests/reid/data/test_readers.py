@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,14 +15,16 @@ from PIL import Image
 
 from reid.config import Rule
 from reid.data import manifest as manifests
+from reid.data.archives import ArchiveError, Limits
 from reid.data.manifest import Record
-from reid.data.readers import reader, readers
+from reid.data.readers import packaged, reader, readers, unpack
 from reid.data.split import make_split
 from tests.reid.data import miniatures
 
 KEYS = list(miniatures.HOMES)
 PLACES = [(key, home) for key, homes in miniatures.HOMES.items() for home in homes]
-LEAVE_ONE_OUT = {"cub200", "cars196", "sop"}
+CLASSES = ("cub200", "cub200_cropped", "cars196", "cars196_cropped")
+LEAVE_ONE_OUT = {*CLASSES, "sop"}
 
 
 def by_path(records: Sequence[Record]) -> list[Record]:
@@ -84,7 +88,7 @@ def test_a_linked_data_set_is_read(tmp_path: Path, key: str) -> None:
     (tmp_path / "root" / home).parent.mkdir(parents=True)
     (tmp_path / "root" / home).symlink_to(tmp_path / "disk" / "set")
     found = reader(key).read(tmp_path / "root")
-    moved = [Record(r.path.replace("set/", f"{home}/", 1), r.identity, r.camera, r.split) for r in expected]
+    moved = [replace(record, path=record.path.replace("set/", f"{home}/", 1)) for record in expected]
     assert by_path(found) == by_path(moved)
 
 
@@ -155,7 +159,7 @@ def test_ranks_and_rules_are_the_papers_own() -> None:
     assert reader("inshop").rule == "query_gallery"
     assert reader("inshop").ranks == (1, 10, 20, 30, 40, 50)
     assert reader("sop").ranks == (1, 10, 100, 1000)
-    assert reader("cub200").ranks == reader("cars196").ranks == (1, 2, 4, 8)
+    assert {reader(key).ranks for key in CLASSES} == {(1, 2, 4, 5, 8, 10, 20)}
     assert reader("vehicleid_large").ranks == (1, 5)
     assert all(reader(key).ranks == (1, 5, 10) for key in readers() if reader(key).rule == "cross_camera")
 
@@ -174,8 +178,8 @@ def test_the_published_counts() -> None:
     assert images("msmt17_v1_trainval") == images("msmt17_v2_trainval") == [32_621, 11_659, 82_161]
     assert images("veri776") == [1_678, 11_579]
     assert [images(f"vehicleid_{size}")[1] for size in ("small", "medium", "large")] == [6_493, 13_377, 19_777]
-    assert images("cub200") == [5_864, 5_924]
-    assert images("cars196") == [8_054, 8_131]
+    assert images("cub200") == images("cub200_cropped") == [5_864, 5_924]
+    assert images("cars196") == images("cars196_cropped") == [8_054, 8_131]
     assert images("sop") == [59_551, 60_502]
     assert images("inshop") == [25_882, 14_218, 12_612]
 
@@ -184,6 +188,99 @@ def test_only_withdrawn_sets_have_a_notice() -> None:
     noted = {key: reader(key).withdrawn for key in readers() if reader(key).withdrawn}
     assert list(noted) == ["dukemtmcreid"]
     assert "withdrew in 2019" in str(noted["dukemtmcreid"])
+
+
+def archive_of(key: str, root: Path) -> tuple[Path, list[Record]]:
+    """A data set's miniature in an archive of the name that it is handed out under, and nothing else."""
+    expected = miniatures.write(key, root / "loose")
+    archive = shutil.make_archive(str(root / reader(key).archives[0]), "zip", root / "loose")
+    shutil.rmtree(root / "loose")
+    return Path(archive), expected
+
+
+def unpacked(key: str, root: Path) -> bool:
+    return unpack(key, root, root / "out", limits=Limits(), progress=lambda done, total: None)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if reader(key).archives])
+def test_an_archive_is_unpacked(tmp_path: Path, key: str) -> None:
+    archive, expected = archive_of(key, tmp_path)
+    assert packaged(key, tmp_path) == archive
+    assert unpacked(key, tmp_path)
+    assert by_path(reader(key).read(tmp_path / "out")) == by_path(
+        [replace(record, path=record.path.removeprefix("loose/")) for record in expected]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", archive.name])
+
+
+def test_keys_of_one_archive_share_what_is_extracted() -> None:
+    """All but those of CUHK03: its raw form is extracted by kind of boxes."""
+    keys = [key for key in readers() if reader(key).archives]
+    by_archive = {
+        archives: [key for key in keys if reader(key).archives == archives]
+        for archives in {reader(key).archives for key in keys}
+    }
+    for several in (found for found in by_archive.values() if len(found) > 1):
+        names = {reader(key).shared for key in several}
+        assert len(names) == 1
+        assert (names == {None}) == several[0].startswith("cuhk03")
+    single = [found[0] for found in by_archive.values() if len(found) == 1]
+    assert {reader(key).shared for key in single} == {None}
+    shared = {reader(key).shared for key in keys} - {None}
+    assert len(shared) == sum(len(found) > 1 for found in by_archive.values()) - 1
+
+
+@pytest.mark.parametrize("key", ["cuhk03_detected", "cuhk03_labeled"])
+def test_the_raw_form_is_unpacked(tmp_path: Path, key: str) -> None:
+    expected = miniatures.write_raw(key, tmp_path)
+    assert packaged(key, tmp_path) == tmp_path / "cuhk03/cuhk03_release/cuhk-03.mat"
+    assert unpacked(key, tmp_path)
+    assert by_path(reader(key).read(tmp_path / "out")) == by_path(expected)
+    assert unpacked(key, tmp_path)
+
+
+def test_folders_in_an_archive_come_before_the_raw_form(tmp_path: Path) -> None:
+    """They need no protocol's file, which the raw form may be without."""
+    archive, expected = archive_of("cuhk03_labeled", tmp_path)
+    miniatures.write_raw("cuhk03_labeled", tmp_path)
+    (tmp_path / "cuhk03" / "cuhk03_new_protocol_config_labeled.mat").unlink()
+    assert packaged("cuhk03_labeled", tmp_path) == archive
+    assert unpacked("cuhk03_labeled", tmp_path)
+    assert len(reader("cuhk03_labeled").read(tmp_path / "out")) == len(expected)
+
+
+@pytest.mark.parametrize("key", readers())
+def test_nothing_to_unpack(tmp_path: Path, key: str) -> None:
+    """Neither in a folder of other things, nor where there is no folder."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "other.zip").touch()
+    (tmp_path / "root" / "cuhk-03.mat").mkdir()
+    for root in (tmp_path / "root", tmp_path / "nowhere"):
+        assert packaged(key, root) is None
+        assert not unpacked(key, root)
+    assert not (tmp_path / "nowhere").exists()
+    assert not (tmp_path / "root" / "out").exists()
+
+
+def test_the_raw_form_belongs_to_its_own_keys(tmp_path: Path) -> None:
+    miniatures.write_raw("cuhk03_detected", tmp_path)
+    assert packaged("market1501", tmp_path) is None
+    assert not unpacked("market1501", tmp_path)
+
+
+@pytest.mark.parametrize("limits", [Limits(members=3), Limits(gigabytes=1e-6)])
+def test_limits_hold_for_what_is_unpacked(tmp_path: Path, limits: Limits) -> None:
+    archive_of("market1501", tmp_path)
+    with pytest.raises(ArchiveError, match=r"prepare\.archives\."):
+        unpack("market1501", tmp_path, tmp_path / "out", limits=limits, progress=lambda done, total: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_of_what_is_unpacked(tmp_path: Path) -> None:
+    count = len(miniatures.write_raw("cuhk03_labeled", tmp_path))
+    seen: list[tuple[int, int]] = []
+    unpack("cuhk03_labeled", tmp_path, tmp_path / "out", limits=Limits(), progress=lambda *at: seen.append(at))
+    assert seen == [(done, count) for done in range(1, count + 1)]
 
 
 def test_readers_are_found_by_key() -> None:
