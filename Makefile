@@ -27,7 +27,7 @@ repro: install  ## run what is missing of the pipeline, then print the tables
 	@python -m pipeline show
 
 test: install  ## run the tests, the whole pipeline on a tiny data set among them
-	@pytest
+	@pytest --numprocesses 2 --dist loadgroup
 
 check: install  ## formatting, lint, types; nothing is changed
 	@ruff format --check .
@@ -44,7 +44,8 @@ ui: install  ## MLflow on 127.0.0.1:5000, over the runs of this checkout
 bench: install  ## the benchmarks: ratios within one run
 	@for file in $(filter-out benchmarks/naive.py benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
 
-retry: install  ## run failed trials again
+retry: install  ## forget failures and run those trials again; some: make retry TRIALS="KEY ..."
+	@python -m pipeline retry $(TRIALS)
 	@dvc repro --force --no-run-cache --single-item sweep
 	@dvc repro
 	@python -m pipeline show

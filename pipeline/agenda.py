@@ -3,30 +3,38 @@
 `todo = declared - done`: static trials come from the plan, search trials are declared one by one as the outcomes they
 may see come in, and the winner of a search is declared over the seeds once the search has ended. A trial that scores
 the network of another one waits for that one's weights; where they were not kept, that one is trained again. An
-executor asks `next`, passes each epoch to `goes_on` and says when a trial has `ended`.
+executor asks `next`, passes each epoch to `goes_on` and says when a trial has `ended` or is to be run `again`.
 """
 
+import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
 from pipeline import search
+from pipeline.experiments import SECONDS, Objective, Value
 from pipeline.plan import Plan, SearchPlan, Trial
 from pipeline.store import TrialStore
 
 
 @dataclass
 class SearchRun:
-    """One search on one data set: its trials by number, and its winner's trials once it has ended."""
+    """One search on one data set: its trials by number, and once it has ended its best, each with its final trials.
+
+    `most`: so many trials it can ask for. `over`: it asks for no more. `known`: the outcomes of trials that have ended.
+    """
 
     plan: SearchPlan
+    most: int
     trials: list[Trial] = field(default_factory=list)
-    params: list[dict[str, search.Value]] = field(default_factory=list)
-    winner: int | None = None
-    final: list[Trial] = field(default_factory=list)
+    params: list[dict[str, Value]] = field(default_factory=list)
+    over: bool = False
+    best: list[int] = field(default_factory=list)
+    final: list[list[Trial]] = field(default_factory=list)
+    known: dict[int, search.Outcome] = field(default_factory=dict)
 
 
 class Agenda:
-    """The trials of a sweep, and the order in which they start."""
+    """The trials of a sweep, and the order in which they start: those that others wait for, then the longest first."""
 
     def __init__(self, plan: Plan, store: TrialStore) -> None:
         self.store = store
@@ -34,24 +42,44 @@ class Agenda:
         self.failed: set[str] = set()  # in this run; an older failure is tried again
         self.running: set[str] = set()
         self._done: set[str] = set()  # a record that is done stays so
-        self._queue: deque[Trial] = deque()
+        self._urgent: deque[Trial] = deque()
+        self._queue: list[Trial] = []
+        self._closed = False
+        self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
-        self.searches = [SearchRun(plan=item) for item in plan.searches]
+        self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
             self._declare(trial)
 
     def next(self) -> Trial | None:
         """The next trial to start; None when every other one waits for a running one, or when nothing is left."""
-        if not self._queue:
+        if self._closed or not self.queued():
             return None
-        trial = self._queue.popleft()
+        if self._urgent:
+            trial = self._urgent.popleft()
+        else:
+            trial = max(self._queue, key=self._expected)
+            self._queue.remove(trial)
         self.running.add(trial.key)
         return trial
 
     def finished(self) -> bool:
         """Whether nothing is running and nothing is left to start."""
-        return not self._queue and not self.running
+        return (self._closed or not self.queued()) and not self.running
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._closed = True
+
+    def again(self, key: str) -> None:
+        """An attempt has ended without a terminal record: the trial is to be run once more, before the others."""
+        self.running.discard(key)
+        trial = self.declared[key]
+        if trial.source is not None:
+            self._wait(trial, trial.source)  # whose network may be what is wrong
+        else:
+            self._urgent.appendleft(trial)
 
     def ended(self, key: str) -> None:
         """A trial has a terminal record in the store; declare what that makes possible."""
@@ -66,10 +94,8 @@ class Agenda:
         for run in self.searches:
             keys = [trial.key for trial in run.trials]
             if key in keys:
-                seen = self._seen(run, keys.index(key))
-                last = run.trials[keys.index(key)].config.recipe.schedule.epochs
-                curve = self._curve(run, key)
-                return epoch >= last or not search.should_stop(run.plan.search, curve, epochs=last, seen=seen)
+                stopped = self._stopped_at(run, keys.index(key))
+                return stopped is None or stopped > epoch
         return True
 
     def keeps_weights(self, key: str) -> bool:
@@ -78,12 +104,15 @@ class Agenda:
 
     def queued(self) -> list[Trial]:
         """The trials that are ready and have not started."""
-        return list(self._queue)
+        return [*self._urgent, *self._queue]
 
     def terminal(self, key: str) -> bool:
         """Whether a trial is done, with its weights if they are waited for, or has failed in this run."""
         if key not in self._done and self.store.state(key) == "done":
             self._done.add(key)
+            trial = self.declared[key]
+            if (trial.config.method, trial.dataset) not in self._pace:
+                self._measure(trial)
         lacks_weights = key in self._waiting and not self.store.has_weights(key)
         return key in self.failed or (key in self._done and not lacks_weights)
 
@@ -93,7 +122,11 @@ class Agenda:
 
     def complete(self) -> bool:
         """Whether every trial, those that searches still have to declare included, is done or failed."""
-        return not self.unfinished() and all(len(run.trials) == run.plan.search.trials for run in self.searches)
+        return not self.unfinished() and all(run.over for run in self.searches)
+
+    def to_come(self) -> int:
+        """How many trials searches may still ask for, at most; those of their best not counted."""
+        return sum(run.most - len(run.trials) for run in self.searches if not run.over)
 
     def outcomes(self, run: SearchRun) -> list[search.Outcome]:
         """The outcomes of a search's trials so far, by number."""
@@ -107,7 +140,7 @@ class Agenda:
             if trial.source is not None:
                 self._wait(trial, trial.source)
             else:
-                (self._queue.appendleft if first else self._queue.append)(trial)
+                (self._urgent.append if first else self._queue.append)(trial)
 
     def _wait(self, trial: Trial, source: Trial) -> None:
         """Queue a trial behind the one whose network it scores, which may have to be trained once more."""
@@ -129,6 +162,17 @@ class Agenda:
             else:
                 self._queue.append(trial)
 
+    def _measure(self, trial: Trial) -> None:
+        """Learn the pace of a method on a data set from the first of its trials that is done."""
+        seconds = [line["seconds"] for line in self.store.epochs(trial.key) if "seconds" in line]
+        if seconds:
+            self._pace[trial.config.method, trial.dataset] = sum(seconds) / len(seconds)
+
+    def _expected(self, trial: Trial) -> float:
+        """How long a trial will take: seconds, as long as any pace is known."""
+        usual = sum(self._pace.values()) / len(self._pace) if self._pace else 1.0
+        return trial.epochs * self._pace.get((trial.config.method, trial.dataset), usual)
+
     def _advance_searches(self) -> None:
         for run in self.searches:
             while self._can_propose(run):
@@ -141,17 +185,21 @@ class Agenda:
             self._crown(run)
 
     def _can_propose(self, run: SearchRun) -> bool:
-        visible = run.trials[: self._horizon(run, len(run.trials))]
-        return len(run.trials) < run.plan.search.trials and all(self.terminal(trial.key) for trial in visible)
+        """Whether the next trial may be asked for; where it never will be, the search is over."""
+        number = len(run.trials)
+        if not all(self.terminal(trial.key) for trial in run.trials[: self._horizon(run, number)]):
+            return False
+        run.over = number >= run.most or not search.wants_more(run.plan.search, self._seen(run, number))
+        return not run.over
 
     def _crown(self, run: SearchRun) -> None:
-        ended = len(run.trials) == run.plan.search.trials and all(self.terminal(trial.key) for trial in run.trials)
+        ended = run.over and all(self.terminal(trial.key) for trial in run.trials)
         if run.final or not ended:
             return
-        run.winner = search.winner(self.outcomes(run))
-        if run.winner is not None:
-            run.final = run.plan.winner_trials(run.params[run.winner])
-            for trial in run.final:
+        run.best = search.ranking(run.plan.search, self.outcomes(run))[: run.plan.search.top]
+        run.final = [run.plan.winner_trials(run.params[number]) for number in run.best]
+        for trials in run.final:
+            for trial in trials:
                 self._declare(trial)
 
     def _horizon(self, run: SearchRun, number: int) -> int:
@@ -162,13 +210,40 @@ class Agenda:
 
     def _outcome(self, run: SearchRun, number: int) -> search.Outcome:
         key = run.trials[number].key
+        if number not in run.known and self.terminal(key):
+            run.known[number] = self._read(run, number)
+        return run.known[number] if number in run.known else search.Outcome(run.params[number], (), {})
+
+    def _read(self, run: SearchRun, number: int) -> search.Outcome:
+        """What a trial that has ended left in the store. A stopped one counts as it was when it fell behind.
+
+        It may have gone on for a while: a driver that is killed at that very epoch stops it only when it is back.
+        """
+        key, params = run.trials[number].key, run.params[number]
         curve = self._curve(run, key)
         if self.store.state(key) != "done":
-            return search.Outcome(params=run.params[number], value=None, curve=curve)
+            return search.Outcome(params, (), curve)
         result = self.store.result(key)
-        value = result["metrics"][run.plan.search.objective]
-        return search.Outcome(run.params[number], value, curve, pruned=result["status"] == "pruned")
+        cost = result["cost"]
+        hours = search.gpu_hours(seconds=cost["seconds"], gpus=cost["gpus"], cpus=cost["cpus"])
+        if result["status"] == "pruned":
+            last = self._stopped_at(run, number) or result["epochs"]
+            curve = {epoch: value for epoch, value in curve.items() if epoch <= last}
+            return search.Outcome(params, (curve[last],), curve, pruned=True, hours=hours)
+        values = tuple(self._value(key, name, result["metrics"]) for name in run.plan.search.objectives)
+        return search.Outcome(params, values, curve, hours=hours)
+
+    def _value(self, key: str, objective: Objective, metrics: dict[str, float]) -> float:
+        if objective == SECONDS:
+            return statistics.median(line["seconds"] for line in self.store.epochs(key))
+        return float(metrics[objective])
+
+    def _stopped_at(self, run: SearchRun, number: int) -> int | None:
+        trial = run.trials[number]
+        epochs = trial.config.recipe.schedule.epochs
+        curve = self._curve(run, trial.key)
+        return search.stopped_at(run.plan.search, curve, epochs=epochs, seen=self._seen(run, number))
 
     def _curve(self, run: SearchRun, key: str) -> dict[int, float]:
-        name = f"val/{run.plan.search.objective}"
+        name = f"val/{run.plan.search.objectives[0]}"
         return {int(line["epoch"]): line[name] for line in self.store.epochs(key)}

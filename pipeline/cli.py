@@ -1,23 +1,27 @@
 """The command line. Each command loads params.yaml, calls one function and turns what went wrong into an exit code.
 
-0: done. 1: doctor found what stops a run. 2: params.yaml or the data are wrong, nothing was started. 3: trials are
-unfinished. 4: another sweep runs.
+0: done. 1: doctor found what stops a run. 2: params.yaml or the data are wrong, or a sweep would take longer than
+`sweep.ask_above_hours` and was not told --yes: nothing was started; or MLflow could not be told everything. 3: trials
+are unfinished. 4: a sweep runs, or another process writes to MLflow.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from pipeline.params import Params, ParamsError, load
+from pipeline.strict import ParamsError
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+Checkout = Annotated[Path, typer.Option("--root", help="The checkout to look at; this folder if none is named.")]
 Root = Annotated[
     str | None,
     typer.Option("--root", help="Where downloaded data sets lie; it comes before the environment and params.yaml."),
@@ -44,8 +48,9 @@ def prepare(dataset: str, root: Root = None) -> None:
     from pipeline import prepare as stage
 
     params = _known(dataset)
-    tables = experiments.load(params.experiments)
-    rows = planning.resolve(params, tables, dataset)  # the sweep's mistakes come before any work
+    rows = planning.resolve(
+        params, experiments.load(params.experiments), dataset
+    )  # the sweep's mistakes come before any work
     configs = [config for experiment in rows.values() for config in experiment if config]
     stage.run(Path.cwd(), dataset, params, configs=configs, option=root)
 
@@ -60,19 +65,65 @@ def split(dataset: str) -> None:
 
 @app.command()
 def plan(as_json: AsJson = False) -> None:
-    """Say what a sweep would train, without training anything."""
-    from pipeline import sweep as stage
+    """Say what a sweep would train and what that costs, without training anything."""
+    from pipeline import outline
 
-    summary = stage.outline(Path.cwd())
-    print(json.dumps(summary) if as_json else stage.describe(summary))
+    outline.run(Path.cwd(), as_json=as_json)
 
 
 @app.command()
-def sweep() -> None:
+def sweep(
+    yes: Annotated[
+        bool, typer.Option("--yes", envvar="REID_YES", help="However long it takes; REID_YES=1 says so to dvc repro.")
+    ] = False,
+) -> None:
     """Train every trial of the selected experiments that the store lacks, and export the results."""
+    from pipeline import outline
     from pipeline import sweep as stage
 
+    if not outline.consent(Path.cwd(), yes=yes):
+        sys.exit(2)
     sys.exit(stage.run(Path.cwd()))
+
+
+@app.command()
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s until the sweep has ended.")] = False,
+    root: Checkout = Path(),
+) -> None:
+    """Say how far a sweep is: done, failed and why, running, waiting, and how long it still takes."""
+    from pipeline import status as stage
+
+    stage.run(root.absolute(), as_json=as_json, watch=watch)
+
+
+@app.command()
+def retry(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Keys, names or rows (`bdb_table2: BDB`); none: all.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget failures, so that the next sweep tries those trials; `make retry` starts it, too."""
+    from pipeline import retry as stage
+
+    sys.exit(stage.run(Path.cwd(), names or (), as_json=as_json))
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete what is listed.")] = False,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, metavar="DAYS", help="Not what is newer.")] = 0.0,
+    undeclared: Annotated[
+        bool, typer.Option("--undeclared", help="Trials that other parameters declare, too, though code and data fit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what of the trial store nothing that params.yaml declares needs any more."""
+    from pipeline import gc as stage
+
+    sys.exit(stage.run(Path.cwd(), yes=yes, older_than=older_than, undeclared=undeclared, as_json=as_json))
 
 
 @app.command()
@@ -86,6 +137,8 @@ def report() -> None:
 @app.command()
 def show() -> None:
     """Print the tables of the last report, and where the page is."""
+    from pipeline.params import load
+
     folder = Path("reports/generated")
     if not (folder / "index.html").exists():
         raise FileNotFoundError(f"{folder} holds no tables yet; make them with: make repro")
@@ -103,19 +156,30 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def reconcile(as_json: AsJson = False) -> None:
+    """Write to MLflow what it lacks of the trials in the store, and close the runs of what died."""
+    from pipeline import reconcile as stage
+
+    sys.exit(stage.run(Path.cwd(), as_json=as_json))
+
+
+@app.command()
 def ui() -> None:
     """Start MLflow's page on 127.0.0.1, over this checkout's runs or over the server that params.yaml names."""
-    from pipeline import links, tracking
+    from pipeline import addresses, links
+    from pipeline.params import load
 
     params = load(Path("params.yaml"))
     port = urlsplit(params.tracking.ui).port or 5000
-    command, environment = tracking.ui_command(params.tracking.uri, Path.cwd(), port=port)
+    command, environment = addresses.ui_command(params.tracking.uri, Path.cwd(), port=port)
     print(f"MLflow: {links.home_url(params.tracking.ui)}  (Ctrl-C ends it)", flush=True)
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
-def _known(dataset: str) -> Params:
+def _known(dataset: str) -> "Params":
     """The parameters, once it is sure that they name this data set."""
+    from pipeline.params import load  # takes a while, and `status` does without
+
     params = load(Path("params.yaml"))
     if dataset not in params.datasets:
         raise ParamsError([f"{dataset}: not one of params.yaml's datasets: {', '.join(params.datasets)}"])

@@ -97,8 +97,9 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
     Args:
         params: what the plan was expanded from.
         plan: what is declared.
-        outcomes: for each search (experiment, data set): `trials`, a list of `number`, `params`, `value`, `status` and
-            `key`; and `winner`, its `number` and `params`, or None.
+        outcomes: for each search (experiment, data set): `trials`, a list of `number`, `params`, `values` (of the
+            objectives, none where it failed), `status` and `key`; `winners`, the `number` and `params` of the best, as
+            many as are tested; and `over`, whether it asks for no more trials.
     """
     return {
         "profile": params.profile,
@@ -117,10 +118,9 @@ def _experiment(
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> dict[str, Any]:
     searches = {item.dataset: item for item in plan.searches if item.experiment == experiment.name}
-    winners = {dataset: outcomes[experiment.name, dataset]["winner"] for dataset in searches}
-    won = {
-        dataset: tuple(searches[dataset].winner_trials(winner["params"])) if winner else ()
-        for dataset, winner in winners.items()
+    best = {
+        dataset: [item.winner_trials(one["params"]) for one in outcomes[experiment.name, dataset]["winners"]]
+        for dataset, item in searches.items()
     }
     found = {
         dataset: _search_outline(item.search, outcomes[experiment.name, dataset]) for dataset, item in searches.items()
@@ -134,9 +134,14 @@ def _experiment(
         "metrics": list(experiment.metrics),
         "published": experiment.published,
         "published_datasets": list(experiment.datasets),
-        "rows": [_row_outline(row.row, won if row.row.winner else row.trials) for row in rows],
+        "rows": [_row_outline(row.row, _found(row.row, best) if row.row.winner else row.trials) for row in rows],
         "search": found or None,
     }
+
+
+def _found(row: Row, best: Mapping[str, Sequence[Sequence[Trial]]]) -> dict[str, Sequence[Trial]]:
+    """The trials of a row that reports what a search found; none where it has not found so many."""
+    return {dataset: (trials[row.place - 1] if row.place <= len(trials) else ()) for dataset, trials in best.items()}
 
 
 def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
@@ -154,25 +159,25 @@ def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, A
 
 def _search_outline(search: Search, outcome: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "objective": search.objective,
-        "space": {path: space.model_dump(exclude_defaults=True) for path, space in search.space.items()},
+        "objectives": list(search.objectives),
+        "space": {path: space.model_dump(mode="json", exclude_defaults=True) for path, space in search.space.items()},
         "trials": outcome["trials"],
-        "winner": outcome["winner"],
+        "winners": outcome["winners"],
+        "over": outcome["over"],
     }
 
 
 def _search(run: SearchRun, agenda: Agenda) -> dict[str, Any]:
-    """A search as plan.json tells it: every trial with its outcome, and the winner."""
-    outcomes = agenda.outcomes(run)
+    """A search as plan.json tells it: every trial with its outcome, and the best."""
     trials = [
         {
             "number": number,
             "params": dict(outcome.params),
-            "value": outcome.value,
-            "status": "missing" if outcome.value is None else "pruned" if outcome.pruned else "done",
+            "values": list(outcome.values),
+            "status": "missing" if not outcome.values else "pruned" if outcome.pruned else "done",
             "key": run.trials[number].key,
         }
-        for number, outcome in enumerate(outcomes)
+        for number, outcome in enumerate(agenda.outcomes(run))
     ]
-    won = None if run.winner is None else {"number": run.winner, "params": run.params[run.winner]}
-    return {"trials": trials, "winner": won, "winner_keys": [trial.key for trial in run.final]}
+    winners = [{"number": number, "params": run.params[number]} for number in run.best]
+    return {"trials": trials, "winners": winners, "over": run.over}

@@ -4,10 +4,12 @@ Matplotlib lays them out in marker colours that are then replaced: ink by `curre
 with a fallback, so a figure takes the colours of the page it stands in.
 """
 
+import hashlib
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -17,21 +19,21 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_INK, _ACCENT, _SECOND = "#010101", "#020202", "#030303"
+INK, ACCENT, SECOND = "#010101", "#020202", "#030303"
 _COLOURS = {
-    _INK: "currentColor",
-    _ACCENT: "var(--accent, #2a6db0)",
-    _SECOND: "var(--accent-2, #b0532a)",
+    INK: "currentColor",
+    ACCENT: "var(--accent, #2a6db0)",
+    SECOND: "var(--accent-2, #b0532a)",
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -55,16 +57,6 @@ class Dot:
     published: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One trial of a search: a parameter's value, a number or a name, and the objective in percent."""
-
-    x: float | str
-    y: float
-    pruned: bool
-    winner: bool
-
-
 def dot_plot(dots: Sequence[Dot], *, name: str, title: str) -> str:
     """Rows from top to bottom: mean and standard deviation, the seeds as ticks, the paper's number as a diamond.
 
@@ -76,18 +68,17 @@ def dot_plot(dots: Sequence[Dot], *, name: str, title: str) -> str:
     Returns:
         A whole SVG document.
     """
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH, 0.62 + 0.3 * len(dots)), layout="constrained")
+    with canvas(name, height=0.62 + 0.3 * len(dots)) as figure:
         axes = figure.add_subplot()
         _draw(axes, dots)
-        axes.set_yticks(range(len(dots)), [_wrapped(dot.label) for dot in dots])
+        axes.set_yticks(range(len(dots)), [wrapped(dot.label) for dot in dots])
         axes.set_ylim(len(dots) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
+        axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
         axes.margins(x=0.06)
-        axes.set_xlabel(_one_line(title))
-        return _svg(figure, title)
+        axes.set_xlabel(one_line(title))
+        return as_svg(figure, title)
 
 
 def _draw(axes: Axes, dots: Sequence[Dot]) -> None:
@@ -95,47 +86,36 @@ def _draw(axes: Axes, dots: Sequence[Dot]) -> None:
     seeds = [(value, place) for place, dot in enumerate(dots) if dot.std is not None for value in dot.seeds]
     printed = [(dot.published, place) for place, dot in enumerate(dots) if dot.published is not None]
     if bars:
-        axes.hlines(*zip(*bars, strict=True), color=_ACCENT, linewidth=1.6, alpha=0.55)
-        axes.plot(*zip(*seeds, strict=True), "|", color=_INK, markersize=7, alpha=0.6, markeredgewidth=0.7)
-    axes.plot([dot.mean for dot in dots], range(len(dots)), "o", color=_ACCENT, markersize=5.5, markeredgewidth=0)
+        axes.hlines(*zip(*bars, strict=True), color=ACCENT, linewidth=1.6, alpha=0.55)
+        axes.plot(*zip(*seeds, strict=True), "|", color=INK, markersize=7, alpha=0.6, markeredgewidth=0.7)
+    axes.plot([dot.mean for dot in dots], range(len(dots)), "o", color=ACCENT, markersize=5.5, markeredgewidth=0)
     if printed:
-        axes.plot(*zip(*printed, strict=True), "D", color=_SECOND, markersize=4.5, markerfacecolor="none")
+        axes.plot(*zip(*printed, strict=True), "D", color=SECOND, markersize=4.5, markerfacecolor="none")
 
 
-def scatter(points: Sequence[Point], *, name: str, parameter: str, objective: str) -> str:
-    """The objective against one parameter: finished trials filled, stopped ones hollow, the winner ringed.
-
-    Args:
-        points: at least one; all `x` are numbers, or all are names.
-        name: of the figure; one page holds no two of a name.
-        parameter: the dotted path, under the axis.
-        objective: what the other axis measures.
-
-    Returns:
-        A whole SVG document.
-    """
-    title = f"{objective} by {parameter}"
+@contextmanager
+def canvas(name: str, *, height: float) -> Iterator[Figure]:
+    """An empty figure in the page's style, `height` in inches; to be drawn on and turned to text inside the block."""
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for point in points:
-            face = "none" if point.pruned else _ACCENT
-            axes.plot([point.x], [point.y], "o", color=_ACCENT, markersize=5, markerfacecolor=face, markeredgewidth=1)
-            if point.winner:
-                axes.plot([point.x], [point.y], "o", color=_SECOND, markersize=11, markerfacecolor="none")
-        axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        axes.margins(0.06)
-        axes.set_xlabel(_one_line(parameter))
-        axes.set_ylabel(_one_line(objective))
-        return _svg(figure, title)
+        yield Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
-def _one_line(text: str) -> str:
+def file_stem(name: str) -> str:
+    """A name as part of a file name: letters, digits, `_` and `-`; a hash keeps apart what this makes equal."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    if plain == name and name:
+        return name
+    return f"{plain[:60].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _wrapped(label: str) -> str:
-    return "\n".join(textwrap.wrap(_one_line(label), width=24, max_lines=2, placeholder=" …"))
+def wrapped(label: str) -> str:
+    """A label in at most two lines."""
+    return "\n".join(textwrap.wrap(one_line(label), width=24, max_lines=2, placeholder=" …"))
 
 
 def standalone(svg: str) -> str:
@@ -145,7 +125,8 @@ def standalone(svg: str) -> str:
     return head + bracket + style + body
 
 
-def _svg(figure: Figure, title: str) -> str:
+def as_svg(figure: Figure, title: str) -> str:
+    """A finished figure as a whole SVG document; `title` is its accessible name."""
     buffer = StringIO()
     with warnings.catch_warnings():
         # The text stays text: a letter that Matplotlib's own font lacks is drawn by the reader's.
@@ -170,7 +151,7 @@ def _themed(document: str, title: str) -> str:
     for element in root.iter():
         if element.get("id") not in pointed_at:
             element.attrib.pop("id", None)
-    root.attrib |= {"role": "img", "aria-label": _one_line(title), "style": _ROOT_STYLE}
+    root.attrib |= {"role": "img", "aria-label": one_line(title), "style": _ROOT_STYLE}
     ElementTree.register_namespace("", _SVG.strip("{}"))
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 

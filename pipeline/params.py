@@ -31,6 +31,8 @@ __all__ = ["Params", "ParamsError", "Prepare", "Profile", "Split", "Sweep", "Tra
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address that starts with http:// or https://"]
 
+Minutes = Annotated[float, Range(0.001)]
+
 
 class Packing(Section):
     """The height and width to pack images at, and how they are fitted: `stretch`, or `pad`, which keeps their shape."""
@@ -71,14 +73,22 @@ class Split(Section):
 
 
 class Sweep(Section):
-    """Where trials are remembered and what share of a machine each gets; none of it moves a result."""
+    """Where trials are remembered and what share of a machine and of time each gets; none of it moves a result.
+
+    `trial_minutes`, for an attempt, and `silent_minutes`, between two of its epochs, are whole minutes or parts of one;
+    None: no limit.
+    `ask_above_hours`: a sweep that is estimated to take longer, one trial after the other, starts with `--yes` alone.
+    """
 
     store: str
     cpus_per_trial: Count
     gpus_per_trial: Annotated[float, Range(0.0, 1.0)]
     concurrent: Count | None
     checkpoint_epochs: Count
+    trial_minutes: Minutes | None
+    silent_minutes: Minutes | None
     max_failures: Annotated[int, Range(0)]
+    ask_above_hours: Annotated[float, Range(0.0)]
 
 
 class Tracking(Section):

@@ -4,21 +4,25 @@ A row that two tables share is one setting and is trained once. What a search as
 `SearchPlan` makes trials of the parameters that come in.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline import keys
-from pipeline.experiments import ARROW, Experiment, Row, Search, Space, Value
+from pipeline import keys, spaces
+from pipeline.experiments import ARROW, Experiment, Point, Row, Search
 from pipeline.params import Params, overridden, scaled
 from pipeline.strict import ParamsError, override, unknown
 from reid import methods
-from reid.config import Protocol, Settings, TrialConfig, flatten, to_dict
+from reid.config import Protocol, Settings, TrialConfig, to_dict
 from reid.data.readers import reader, readers
 from reid.methods.base import OWN
 from reid.rehearsal import rehearse
 
 Digests = Mapping[str, str]  # of a data set, by what a trial is evaluated on: "val" or "test"
+Scale = Callable[[str, str, str | None], TrialConfig]  # of method, variant and data set
+
+_code_digest = functools.cache(keys.code_digest)  # its files are read once in a process, and it would look for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,26 +89,24 @@ class SearchPlan:
     digests: Digests
     seeds: tuple[int, ...]
 
-    def trial(self, number: int, params: Mapping[str, Value]) -> Trial:
+    def trial(self, number: int, params: Point) -> Trial:
         """The search's trial of this number: scored on held-out identities, with the search's own seed.
 
         When it is stopped depends on what the search shows it, so a search that may stop trials is part of their keys;
-        how many trials it asks for is not, so that a longer search keeps those it has.
+        how many trials it asks for, and what becomes of the best, is not, so that a longer search keeps those it has.
         """
         config = replace(self._config(params), evaluate_on="val", seed=self.search.seed)
-        rules = self.search.model_dump(mode="json", exclude={"trials"}) if self.search.pruning else None
+        rules = self.search.model_dump(mode="json", exclude={"trials", "gpu_hours", "top"})
         name = f"{self.experiment}-{number}-{self.dataset}"
-        return make_trial(config, self.dataset, self.digests, name=name, search=rules)
+        return make_trial(config, self.dataset, self.digests, name=name, search=rules if self.search.pruning else None)
 
-    def winner_trials(self, params: Mapping[str, Value]) -> list[Trial]:
-        """The final trials of the parameters that won, scored on the test split, one for each seed."""
+    def winner_trials(self, params: Point) -> list[Trial]:
+        """The final trials of parameters that are among the best, scored on the test split, one for each seed."""
         column = Transfer(self.dataset, self.dataset)
         return _cell(self._config(params), self.protocol, column, {self.dataset: self.digests}, self.seeds)
 
-    def _config(self, params: Mapping[str, Value]) -> TrialConfig:
-        # Steps add up with rounding errors: 0.1 + 2 * 0.1 must share its trial with a row that says 0.3.
-        tidy = {path: float(f"{value:.12g}") if isinstance(value, float) else value for path, value in params.items()}
-        return override(self.base, tidy, where=f"{self.experiment}: search")
+    def _config(self, params: Point) -> TrialConfig:
+        return override(self.base, spaces.whole(self.base, params), where=f"{self.experiment}: search")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +143,30 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
     Raises:
         ParamsError: a row, an override or a search asks for something that does not exist or is out of range.
     """
-    bases = {dataset: resolve(params, experiments, dataset) for dataset in params.datasets}
+    bases = _bases(params, experiments)
+    scale = _scale(params)
     planned: list[tuple[Experiment, tuple[PlannedRow, ...]]] = []
     searches: list[SearchPlan] = []
     for experiment in experiments:
         by_row = zip(*(found[experiment.name] for found in bases.values()), strict=True)
         configs = [dict(zip(bases, row, strict=True)) for row in by_row]
         rows = zip(experiment.rows, configs, strict=True)
-        planned.append((experiment, tuple(_planned(experiment, row, found, params, data) for row, found in rows)))
-        searches += _searches(experiment, configs, params, data)
+        planned.append(
+            (experiment, tuple(_planned(experiment, row, found, params, data, scale) for row, found in rows))
+        )
+        searches += _searches(experiment, configs, params, data, scale)
     cells = [trials for _, rows in planned for row in rows for trials in row.trials.values()]
     by_seed = (trials[index] for index in range(len(params.seeds)) for trials in cells)
     trials = (one for trial in by_seed for one in (trial.source, trial) if one)
     return Plan(experiments=tuple(planned), trials={trial.key: trial for trial in trials}, searches=tuple(searches))
+
+
+def _bases(params: Params, experiments: Sequence[Experiment]) -> dict[str, dict[str, list[TrialConfig | None]]]:
+    """`resolve` by data set, done once for all those that the profile does not name."""
+    named = params.profiles[params.profile].datasets
+    own = {dataset: dataset if dataset in named else None for dataset in params.datasets}
+    found = {name: resolve(params, experiments, name) for name in dict.fromkeys(own.values())}
+    return {dataset: found[name] for dataset, name in own.items()}
 
 
 def resolve(
@@ -169,15 +182,16 @@ def resolve(
         ParamsError: one line for everything that is wrong.
     """
     problems: list[str] = []
+    scale = _scale(params)
     resolved: dict[str, list[TrialConfig | None]] = {}
     for experiment in experiments:
         configs = resolved.setdefault(experiment.name, [])
         for index, row in enumerate(experiment.rows):
             try:
                 where = f"{experiment.name}: rows[{index}]"
-                config = _resolved(row, params, dataset, where=where) if row.method else None
+                config = _resolved(row, scale, dataset, where=where) if row.method else None
                 if config and row.winner and experiment.search:
-                    _check_space(config, experiment.search, where=f"{experiment.name}: search.space")
+                    spaces.check(config, experiment.search, where=f"{experiment.name}: search.space")
                 configs.append(config)
             except ParamsError as error:
                 problems += error.problems
@@ -205,11 +219,11 @@ def make_trial(
         config,
         dataset=dataset,
         data_digest=digests[config.evaluate_on],
-        code_digest=keys.code_digest(config.method),
+        code_digest=_code_digest(config.method),
     )
     if search is not None:
         spec["search"] = search
-    return _named(name or _readable(config, dataset), dataset, config, spec)
+    return _named(name or _readable(config, spec), dataset, config, spec)
 
 
 def scored(trained: Trial, protocol: Protocol, scored_on: str, digests: Digests) -> Trial:
@@ -220,17 +234,31 @@ def scored(trained: Trial, protocol: Protocol, scored_on: str, digests: Digests)
         return trained
     target = {"dataset": scored_on, "data_digest": digests["test"]}
     spec = keys.scoring_spec(trained.spec, config, source=trained.key, target=target)
-    if scored_on == own:
-        return replace(_named(f"{_readable(config, own)}-scored", own, config, spec), source=trained)
-    readable = _readable(config, f"{own}-to-{scored_on}")
-    return replace(_named(readable, Transfer(own, scored_on).key, config, spec), source=trained)
+    column = own if scored_on == own else Transfer(own, scored_on).key
+    return replace(_named(_readable(config, spec), column, config, spec), source=trained)
+
+
+def _seeded(trial: Trial, seed: int) -> Trial:
+    """The same with another seed, which changes little of it: of a large plan most trials are made this way."""
+    source = _seeded(trial.source, seed) if trial.source else None
+    config = replace(trial.config, seed=seed)
+    spec = trial.spec | {"config": trial.spec["config"] | {"seed": seed}} | ({"source": source.key} if source else {})
+    key = keys.trial_key(spec)
+    return replace(trial, key=key, name=f"{_readable(config, spec)}-{key[:8]}", config=config, spec=spec, source=source)
 
 
 def _with_protocol(config: TrialConfig, protocol: Protocol, dataset: str) -> TrialConfig:
     """The configuration with a protocol; what that leaves open is filled in by the data set's own rule and ranks."""
-    source = reader(dataset)
-    resolved = protocol.resolved(source.rule, source.ranks)
+    resolved = _protocol(protocol, dataset)
+    if resolved == config.recipe.protocol:
+        return config  # making another is most of what a plan costs
     return replace(config, recipe=replace(config.recipe, protocol=resolved))
+
+
+@functools.cache
+def _protocol(protocol: Protocol, dataset: str) -> Protocol:
+    source = reader(dataset)
+    return protocol.resolved(source.rule, source.ranks)
 
 
 def _named(readable: str, dataset: str, config: TrialConfig, spec: dict[str, Any]) -> Trial:
@@ -240,43 +268,51 @@ def _named(readable: str, dataset: str, config: TrialConfig, spec: dict[str, Any
     )
 
 
-def _readable(config: TrialConfig, dataset: str) -> str:
-    return f"{config.method}-{_variant(config.method, config.model)}-{dataset}-s{config.seed}"
+def _readable(config: TrialConfig, spec: Mapping[str, Any]) -> str:
+    """The readable part of a name: method, variant, data set, seed; and whether it scores what another one trained."""
+    own = spec["dataset"]
+    target = spec["scored_on"]["dataset"] if "scored_on" in spec else None
+    where = own if target in (own, None) else f"{own}-to-{target}"
+    name = f"{config.method}-{_variant(config.method, config.model)}-{where}-s{config.seed}"
+    return f"{name}-scored" if target == own else name
 
 
-def _resolved(row: Row, params: Params, dataset: str | None, *, where: str) -> TrialConfig:
+def _resolved(row: Row, scale: Scale, dataset: str | None, *, where: str) -> TrialConfig:
     method = str(row.method)
     if method not in methods.names():
         raise ParamsError([f"{where}.method {unknown(method, methods.names())}"])
     variants = methods.variants(method)
     if row.variant not in variants:
         raise ParamsError([f"{where}.variant {unknown(row.variant, variants)}"])
-    config = overridden(_scaled(method, row.variant, params, dataset), row.overrides, where=f"{where}.overrides")
+    config = scale(method, row.variant, dataset)
+    if row.overrides:
+        config = overridden(config, row.overrides, where=f"{where}.overrides")
     _check_embedding(row, config, where=f"{where}.embedding")
     return config
 
 
-def _scaled(method: str, variant: str, params: Params, dataset: str | None) -> TrialConfig:
-    """A method's variant under the profile on a data set, before what a row changes."""
-    variants = methods.variants(method)
-    config = TrialConfig(method=method, model=variants[variant], recipe=methods.recipe(method))
-    profile = params.profiles[params.profile]
-    return scaled(config, profile, default=variants["default"], dataset=dataset, where=f"profiles.{params.profile}")
+def _scale(params: Params) -> Scale:
+    """A method's variant under the profile on a data set, before what a row changes; each made once."""
+    profile, where = params.profiles[params.profile], f"profiles.{params.profile}"
+
+    @functools.cache
+    def own(method: str, variant: str, dataset: str | None) -> TrialConfig:
+        variants = methods.variants(method)
+        config = TrialConfig(method=method, model=variants[variant], recipe=methods.recipe(method))
+        return scaled(config, profile, default=variants["default"], dataset=dataset, where=where)
+
+    return lambda method, variant, dataset: own(method, variant, dataset if dataset in profile.datasets else None)
 
 
 def _check_embedding(row: Row, config: TrialConfig, *, where: str) -> None:
     if row.embedding == OWN:
         return
-    known = [name for name in rehearse(config) if name != OWN]
+    known = [name for name in _embeddings(config) if name != OWN]
     if row.embedding not in known:
         raise ParamsError([f"{where} {unknown(row.embedding, known)}"])
 
 
-def _check_space(config: TrialConfig, search: Search, *, where: str) -> None:
-    """Every value a search may take must be allowed; a range is allowed when both its ends are."""
-    for path, space in search.space.items():
-        for value in space.choices if space.choices is not None else (space.low, space.high):
-            overridden(config, {path: value}, where=where)
+_embeddings = functools.cache(rehearse)
 
 
 def _planned(
@@ -285,6 +321,7 @@ def _planned(
     configs: Mapping[str, TrialConfig | None],
     params: Params,
     data: Mapping[str, Digests],
+    scale: Scale,
 ) -> PlannedRow:
     """A row with its trials; `configs`: its configuration by data set trained on."""
     if row.winner or row.method is None:
@@ -296,7 +333,7 @@ def _planned(
     for name, column in columns.items():
         config = configs[column.trained_on]
         assert config is not None
-        usual = _scaled(config.method, row.variant, params, column.trained_on).recipe.protocol
+        usual = scale(config.method, row.variant, column.trained_on).recipe.protocol
         cells[name] = tuple(_cell(config, usual, column, data, params.seeds))
     return PlannedRow(row=row, trials=cells)
 
@@ -314,17 +351,10 @@ def _cell(
     What is trained does not depend on how it is scored. So that rows which differ in protocol alone share their
     training, it is done under the usual one, and whatever asks for another scores that again.
     """
-    recipe = replace(config.recipe, protocol=usual)
-    trained = [replace(config, recipe=recipe, evaluate_on="test", seed=seed) for seed in seeds]
-    return [
-        scored(
-            make_trial(one, column.trained_on, data[column.trained_on]),
-            config.recipe.protocol,
-            column.scored_on,
-            data[column.scored_on],
-        )
-        for one in trained
-    ]
+    first = replace(_with_protocol(config, usual, column.trained_on), evaluate_on="test", seed=seeds[0])
+    trained = make_trial(first, column.trained_on, data[column.trained_on])
+    cell = scored(trained, config.recipe.protocol, column.scored_on, data[column.scored_on])
+    return [cell, *(_seeded(cell, seed) for seed in seeds[1:])]
 
 
 def _searches(
@@ -332,42 +362,27 @@ def _searches(
     configs: Sequence[Mapping[str, TrialConfig | None]],
     params: Params,
     data: Mapping[str, Digests],
+    scale: Scale,
 ) -> Iterator[SearchPlan]:
     if experiment.search is None:
         return
-    row, bases = next(pair for pair in zip(experiment.rows, configs, strict=True) if pair[0].winner)
+    row, bases = next(pair for pair in zip(experiment.rows, configs, strict=True) if pair[0].place == 1)
     for dataset, base in bases.items():
         assert base is not None
+        scoring = _with_protocol(base, base.recipe.protocol, dataset).recipe.protocol
+        spaces.check_objectives(experiment.search, scoring, where=f"{experiment.name}: search.objective")
         yield SearchPlan(
             experiment=experiment.name,
             dataset=dataset,
-            search=_typed(experiment.search, base),
+            search=spaces.typed(experiment.search, base),
             base=base,
-            protocol=_scaled(base.method, row.variant, params, dataset).recipe.protocol,
+            protocol=scale(base.method, row.variant, dataset).recipe.protocol,
             digests=data[dataset],
             seeds=params.seeds,
         )
 
 
-def _typed(search: Search, base: TrialConfig) -> Search:
-    """The search with a range's ends as fractions where the setting is one: 0 to 1 need not be two whole numbers."""
-    space = {path: _as_float(item) if _is_fraction(base, path, item) else item for path, item in search.space.items()}
-    return search.model_copy(update={"space": space})
-
-
-def _is_fraction(base: TrialConfig, path: str, space: Space) -> bool:
-    """Whether the setting takes fractions: it makes one of the whole number it is given."""
-    if space.low is None:
-        return False
-    flat = dict(flatten(to_dict(override(base, {path: space.low}, where="search.space"))))
-    return isinstance(flat[path], float)
-
-
-def _as_float(space: Space) -> Space:
-    ends = {name: getattr(space, name) for name in ("low", "high", "step")}
-    return space.model_copy(update={name: None if end is None else float(end) for name, end in ends.items()})
-
-
+@functools.cache
 def _variant(method: str, model: Settings) -> str:
     """The variant that a configuration is, or `<variant>-custom` for the nearest: a name from the trial alone."""
     own, variants = to_dict(model), methods.variants(method)

@@ -16,6 +16,7 @@ from pipeline.agenda import Agenda
 from pipeline.plan import Trial
 
 _PLAIN_SECONDS = 20.0
+_TROUBLE = ("failed", "again", "preempted")
 _RECENT = 0.7  # weight of the past in the running mean of seconds per epoch
 
 
@@ -100,19 +101,22 @@ class Sight:
         self._tick()
 
     def ended(self, key: str, verdict: str) -> None:
-        """A trial has a terminal record."""
+        """An attempt at a trial is over. What is not as it should be stays to be read above the live view."""
         trial = self._running.pop(key).trial
+        why = self.agenda.store.attempts(key)[-1].get("reason", "") if verdict in _TROUBLE else ""
+        line = f"{verdict:>9}  {trial.name}  ({why or self._summary() + self._eta()})"
         if self._live is None:
-            self._print(f"{verdict:>8}  {trial.name}  ({self._summary()}{self._eta()})")
-        else:
-            self._tick()
+            self._print(line)
+        elif verdict in _TROUBLE:
+            self._live.console.print(line, highlight=False, markup=False)
+        self._tick()
 
     def _tick(self) -> None:
         if self._live is not None:
             self._live.update(self._view())
         elif time.monotonic() - self._last_line > _PLAIN_SECONDS:
             at = ", ".join(f"{run.trial.name} {run.epoch}/{run.trial.epochs}" for run in self._running.values())
-            self._print(f" running  {at}  ({self._summary()}{self._eta()})")
+            self._print(f"{'running':>9}  {at}  ({self._summary()}{self._eta()})")
 
     def _print(self, line: str) -> None:
         if self._live is None or not self._live.is_started:

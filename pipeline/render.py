@@ -18,8 +18,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pipeline.figures import file_stem
 from pipeline.links import run_url, runs_url
-from pipeline.tables import DASH, MINUS, Cell, Group, Panel, Run, SearchEntry, Table, lacking
+from pipeline.search_report import SearchReport, objective_scale, objective_words
+from pipeline.tables import DASH, MINUS, Cell, Group, Panel, Run, Table, lacking
 from reid.config import flatten
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -32,22 +34,12 @@ class Finished(str):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """One search on one data set, with its figures: `value` of the objective against each parameter, as SVG by name."""
-
-    dataset: str
-    title: str
-    entry: SearchEntry
-    figures: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Section:
     """One experiment of the page: its table, the figures of the table as SVG, and its searches."""
 
     table: Table
     figures: Mapping[str, str]
-    searches: tuple[Search, ...]
+    searches: tuple[SearchReport, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +50,6 @@ class Page:
     ui: str
     runs: Mapping[str, Run]
     sections: tuple[Section, ...]
-
-
-def file_stem(name: str) -> str:
-    """A name as part of a file name: letters, digits, `_` and `-`; a hash keeps apart what this makes equal."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-    if plain == name and name:
-        return name
-    return f"{plain[:60].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
 
 
 def markdown(table: Table) -> str:
@@ -100,7 +84,14 @@ def html(page: Page) -> str:
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     env = _environment(autoescape=True)
     env.globals.update(run_url=run_url, runs_url=runs_url)
-    env.filters.update(duration=duration, differences=differences, complete=complete, plain=plain)
+    env.filters.update(
+        objective=objective_words,
+        scale=objective_scale,
+        duration=duration,
+        differences=differences,
+        complete=complete,
+        plain=plain,
+    )
     env.filters.update(figure=Markup, markdown=markdown, latex=latex)
     return env.get_template("page.html.j2").render(
         page=page,

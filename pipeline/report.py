@@ -4,7 +4,6 @@ Nothing here reads a clock: the same trials give the same files, byte for byte.
 """
 
 import csv
-import dataclasses
 import io
 import json
 import shutil
@@ -17,10 +16,11 @@ from typing import Any, get_args
 import pandas as pd
 import pydantic
 
-from pipeline import figures, published, render, tables
+from pipeline import figures, published, render, search_report, tables
 from pipeline.experiments import Metric
 from pipeline.published import PublishedTable
-from pipeline.tables import Cell, Experiment, Group, Panel, Row, Run, SearchEntry, Table
+from pipeline.search_report import SearchReport
+from pipeline.tables import Cell, Experiment, Group, Panel, Row, Run, Table
 
 METRICS: tuple[str, ...] = get_args(Metric)
 STATUSES = ("done", "pruned", "failed", "missing")
@@ -127,10 +127,12 @@ def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, Publish
         columns = plan.datasets | plan.transfers
         table = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
         dots = dot_plots(table)
-        searches = [search(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}]
+        searches = [
+            search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}
+        ]
         files |= _files(table, searches)
-        for name, svg in [*dots.items(), *(item for found in searches for item in found.figures.items())]:
-            files[f"figures/{name}.svg"] = figures.standalone(svg)
+        drawn = {drawing.name: drawing.svg for found in searches for drawing in found.figures}
+        files |= {f"figures/{name}.svg": figures.standalone(svg) for name, svg in {**dots, **drawn}.items()}
         sections.append(render.Section(table=table, figures=dots, searches=tuple(searches)))
         metrics[experiment.name] = printed_metrics(table)
     page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
@@ -183,7 +185,7 @@ def dot_plots(table: Table) -> dict[str, str]:
     for place, (group, metric) in enumerate(table.columns()):
         cells = [(row, row.cells[place]) for row in table.rows if row.cells[place].value is not None]
         if group.kind == "ours" and cells:
-            name = render.file_stem(f"{table.experiment.name}-{group.dataset}-{metric}")
+            name = figures.file_stem(f"{table.experiment.name}-{group.dataset}-{metric}")
             dots = [
                 _dot(row, cell, panels[cell.panel or 0], metric, _published(table, row, group, metric))
                 for row, cell in cells
@@ -211,44 +213,8 @@ def _published(table: Table, row: Row, ours: Group, metric: str) -> float | None
     return None
 
 
-def search(experiment: Experiment, key: str, *, title: str, runs: Mapping[str, Run]) -> render.Search:
-    """One search of an experiment, with a figure for each parameter and the trials' own word on how they ended.
-
-    Raises:
-        ValueError: the search names a trial that `runs` lacks.
-    """
-    declared = (experiment.search or {})[key]
-    tables.require(f"{experiment.name}, search on {key}", [trial.key for trial in declared.trials], runs)
-    trials = [dataclasses.replace(trial, status=runs[trial.key].status) for trial in declared.trials]
-    entry = dataclasses.replace(declared, trials=trials)
-    drawn = {}
-    for parameter in entry.space:
-        points = _points(entry, parameter)
-        if points:
-            name = render.file_stem(f"{experiment.name}-{key}-{parameter}")
-            objective = f"{entry.objective} on held-out identities, percent"
-            drawn[name] = figures.scatter(points, name=name, parameter=parameter, objective=objective)
-    return render.Search(dataset=key, title=title, entry=entry, figures=drawn)
-
-
-def _points(entry: SearchEntry, parameter: str) -> list[figures.Point]:
-    winner = entry.winner.number if entry.winner else None
-    values = [trial.params[parameter] for trial in entry.trials]
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    return [
-        figures.Point(
-            x=trial.params[parameter] if numeric else str(trial.params[parameter]),
-            y=100 * trial.value,
-            pruned=trial.status == "pruned",
-            winner=trial.number == winner,
-        )
-        for trial in entry.trials
-        if trial.value is not None
-    ]
-
-
-def _files(table: Table, searches: Sequence[render.Search]) -> dict[str, str]:
-    stem = render.file_stem(table.experiment.name)
+def _files(table: Table, searches: Sequence[SearchReport]) -> dict[str, str]:
+    stem = figures.file_stem(table.experiment.name)
     found = {
         f"{stem}.md": render.markdown(table),
         f"{stem}.tex": render.latex(table),
@@ -271,12 +237,12 @@ def _table_plot(table: Table) -> str:
     return _csv(["row", "dataset", *names], lines)
 
 
-def _search_plot(searches: Sequence[render.Search]) -> str:
-    """For `dvc plots`: one line for each trial and parameter, with the objective in percent."""
+def _search_plot(searches: Sequence[SearchReport]) -> str:
+    """For `dvc plots`: one line for each trial and parameter, with the first objective in percent."""
     lines = []
     for search in searches:
         for trial in search.entry.trials:
-            objective = "" if trial.value is None else f"{100 * trial.value:.2f}"
+            objective = f"{100 * trial.values[0]:.2f}" if trial.values else ""
             for parameter, value in trial.params.items():
                 lines.append([search.title, str(trial.number), parameter, str(value), objective, trial.status])
     return _csv(["dataset", "trial", "parameter", "value", "objective", "status"], lines)

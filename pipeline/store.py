@@ -2,15 +2,16 @@
 
     <root>/<key>/
       spec.json       what the key hashes, written ahead
-      metrics.jsonl   one line an epoch
+      metrics.jsonl   one line an epoch, each with a checksum
+      attempts.jsonl  two lines an attempt: where and from which epoch it started, how it ended
       failure.json    reason, detail, when; gone once the trial is tried again
       per_query.npz   optional arrays behind the metrics
-      weights.safetensors  the trained network, where another trial scores it
+      state.safetensors, weights.safetensors  written by training: its resumable state, and the network that it trained
       result.json     metrics, cost, environment
-      DONE            SHA-256 of result.json, written last
+      DONE            SHA-256 of each file that the result rests on, written last
 
-Every file but `metrics.jsonl` is replaced atomically. A trial is done only while DONE matches `result.json`, so that a
-result damaged later is trained again instead of believed. Nothing here is pickled.
+Every file but the two that grow is replaced atomically. A trial is done only while DONE matches what lies beside it, so
+that a record damaged later is trained again instead of believed. Nothing here is pickled.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ import json
 import os
 import re
 import uuid
+import zlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +36,8 @@ State = Literal["absent", "running", "done", "failed"]
 PerQuery = dict[str, NDArray[Any]]
 
 _KEY = re.compile(r"[0-9a-f]{20}")
+_RECORD = ("spec.json", "metrics.jsonl", "per_query.npz", "result.json")  # what DONE vouches for
+_SEAL = b', "crc": "'
 
 
 class TrialStore:
@@ -67,20 +72,35 @@ class TrialStore:
         return folder
 
     def append_epoch(self, key: str, metrics: dict[str, float]) -> None:
-        """Append one epoch's metrics, `epoch` among them. A line torn by an earlier kill is closed off first."""
-        line = json.dumps(metrics).encode() + b"\n"
-        with (self.folder(key) / "metrics.jsonl").open("ab+", buffering=0) as file:
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                line = b"\n" + line
-            file.write(line)
-            os.fsync(file.fileno())
+        """Append one epoch's metrics, `epoch` among them; the record of a trial that is done stays as it is."""
+        if not _intact(self.folder(key)):
+            _append(self.folder(key) / "metrics.jsonl", metrics)
 
     def epochs(self, key: str) -> list[dict[str, float]]:
-        """The metrics by epoch. Torn lines are dropped; of an epoch run again after a resume the last line counts."""
-        path = self.folder(key) / "metrics.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        records = {record["epoch"]: record for record in map(_parsed, lines) if record}
+        """The metrics by epoch; of an epoch run again after a resume the last line counts.
+
+        A line that is torn or damaged does not count, and its epoch is missing.
+        """
+        records = {record["epoch"]: record for record in _lines(self.folder(key) / "metrics.jsonl")}
         return [records[epoch] for epoch in sorted(records)]
+
+    def attempt(self, key: str, event: dict[str, Any]) -> None:
+        """Note how an attempt began or ended; `event["event"]` says which of the two, as "started" or "ended"."""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        _append(self.folder(key) / "attempts.jsonl", {"time": when, **event})
+
+    def attempts(self, key: str) -> list[dict[str, Any]]:
+        """Every attempt at a trial, in order: when it `started` (ISO, UTC) and `ended`, with all that was noted then.
+
+        One that nobody saw the end of, because the sweep was killed with it, has no `ended` and no `outcome`.
+        """
+        found: list[dict[str, Any]] = []
+        for line in _lines(self.folder(key) / "attempts.jsonl"):
+            event, when = line.pop("event"), line.pop("time")
+            if event == "started" or not found or "ended" in found[-1]:
+                found.append({})
+            found[-1] |= {event: when, **line}
+        return found
 
     def finish(self, key: str, result: dict[str, Any], per_query: PerQuery | None = None) -> None:
         """Record the result of a trial; it is done when this returns, and not before its last step.
@@ -101,7 +121,7 @@ class TrialStore:
             _replace(folder / "per_query.npz", _npz(per_query))
         _replace(folder / "result.json", content)
         (folder / "failure.json").unlink(missing_ok=True)
-        _replace(folder / "DONE", hashlib.sha256(content).hexdigest().encode())
+        _replace(folder / "DONE", _seals(folder))
 
     def fail(self, key: str, reason: str, detail: str = "") -> None:
         """Record that a trial failed: a short reason for tables, a detail for people. A trial that is done stays so."""
@@ -130,16 +150,25 @@ class TrialStore:
     def failure(self, key: str) -> dict[str, Any]:
         """Reason, detail and time (ISO, UTC) of a failed trial.
 
+        A damaged record is still a failure; its reason says that no more is known.
+
         Raises:
             LookupError: there is no failure on record.
         """
-        return self._read(key, "failure.json")
+        try:
+            failure = self._read(key, "failure.json")
+            return {name: str(failure[name]) for name in ("reason", "detail", "when")}
+        except (ValueError, KeyError, TypeError) as error:
+            when = datetime.fromtimestamp((self.folder(key) / "failure.json").stat().st_mtime, UTC)
+            reason = "unknown: the record of the failure is damaged; the next sweep tries the trial again"
+            return {"reason": reason, "detail": str(error), "when": when.isoformat(timespec="seconds")}
 
     def spec(self, key: str) -> dict[str, Any]:
         """What a trial was opened with.
 
         Raises:
             LookupError: it never was.
+            ValueError: the record is damaged.
         """
         return self._read(key, "spec.json")
 
@@ -164,6 +193,13 @@ class TrialStore:
         """Whether it was."""
         return self.weights(key).is_file()
 
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged file of a trial, so that it is in nobody's way and can be looked at; its new path."""
+        aside = path.with_suffix(f".damaged{path.suffix}")
+        path.replace(aside)
+        _sync(path.parent)
+        return aside
+
     def keys(self) -> list[str]:
         """The keys of all trials that were ever opened, sorted."""
         return sorted(path.parent.name for path in self.root.glob("*/spec.json") if _KEY.fullmatch(path.parent.name))
@@ -172,18 +208,27 @@ class TrialStore:
         path = self.folder(key) / name
         if not path.exists():
             raise LookupError(f"trial {key} has no {name}: it is {self.state(key)}")
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it: the next sweep runs that trial again") from error
         return content
 
 
 def _intact(folder: Path) -> bool:
-    """Whether DONE is there and holds the checksum of the result beside it."""
+    """Whether DONE is there and holds the checksums of the record beside it."""
     try:
-        return (folder / "DONE").read_bytes() == hashlib.sha256(
-            (folder / "result.json").read_bytes()
-        ).hexdigest().encode()
+        said = (folder / "DONE").read_bytes()
     except FileNotFoundError:
         return False
+    return b"  result.json\n" in said and said == _seals(folder)
+
+
+def _seals(folder: Path) -> bytes:
+    """The checksums of a trial's record as `sha256sum` prints and checks them."""
+    paths = [folder / name for name in _RECORD]
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths if path.exists()]
+    return "".join(lines).encode()
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -196,13 +241,24 @@ def _npz(arrays: PerQuery) -> bytes:
     return buffer.getvalue()
 
 
-def _parsed(line: bytes) -> dict[str, float] | None:
-    """The record of one line; None for the rest of a torn one, which is never a whole object."""
-    try:
-        record: dict[str, float] = json.loads(line)
-    except ValueError:
-        return None
-    return record
+def _append(path: Path, record: dict[str, Any]) -> None:
+    """Append one line with its checksum. A line torn by an earlier kill is closed off first."""
+    body = json.dumps(record).encode()[:-1]
+    line = body + _SEAL + b'%08x"}\n' % zlib.crc32(body)
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            line = b"\n" + line
+        file.write(line)
+        os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of the lines that are as they were written; a torn one never is."""
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        body, _, seal = line.rpartition(_SEAL)
+        if seal == b'%08x"}' % zlib.crc32(body):
+            yield json.loads(body + b"}")
 
 
 def _replace(path: Path, content: bytes) -> None:

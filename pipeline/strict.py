@@ -6,14 +6,15 @@ and all problems of a file are told at once.
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -97,6 +98,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Made once for every type: that takes longer than to use it."""
+    return TypeAdapter(hint)
+
+
 def validate(hint: type[T], tree: Any, *, where: str) -> T:
     """The tree as a value of a type: a `Section`, or a frozen dataclass of `reid`.
 
@@ -109,7 +116,7 @@ def validate(hint: type[T], tree: Any, *, where: str) -> T:
         ParamsError: one line for everything that does not fit.
     """
     try:
-        value: T = TypeAdapter(hint).validate_json(json.dumps(tree, default=str))
+        value: T = _adapter(cast(Hashable, hint)).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         raise ParamsError(f"{where}: {_problem(hint, detail)}" for detail in error.errors()) from None
     return value
@@ -137,7 +144,7 @@ def override(
     for section, tree in trees.items():
         kind = type(getattr(config, section))
         try:
-            parts[section] = TypeAdapter(kind).validate_json(json.dumps(tree, default=str))
+            parts[section] = _adapter(cast(Hashable, kind)).validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
             problems += [_problem(kind, detail, prefix=(section,)) for detail in error.errors()]
     if problems:

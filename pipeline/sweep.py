@@ -5,69 +5,59 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from pipeline import experiments, export, provenance
 from pipeline.agenda import Agenda
+from pipeline.desk import Resources
 from pipeline.params import Params, ParamsError, load
 from pipeline.plan import Plan, expand
 from pipeline.progress import Sight
 from pipeline.store import TrialStore
+from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
 from pipeline.tracking import Tracker
 from reid.data.dataset import ReidData
 from reid.data.pack import PackInfo
 
 UNFINISHED, LOCKED = 3, 4
+_UNFINISHED = "unfinished: nothing done is lost; the same command goes on from here"
 
 
 def run(root: Path) -> int:
     """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended."""
     params = load(root / "params.yaml")
-    plan = _plan(root, params)
-    (root / "results").mkdir(exist_ok=True)
     try:
-        with alone(root / "results" / "sweep.lock"):
-            return _run(root, params, plan)
+        with Interrupts(UNFINISHED) as interrupts:
+            plan = declared(root, params)
+            store = TrialStore(root / params.sweep.store)
+            with alone(root / "results" / "sweep.lock"), alone(store.root / "sweep.lock"):  # two checkouts may share it
+                return _run(root, params, plan, store, interrupts)
     except filelock.Timeout as locked:
         print(f"another sweep is running: {_owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr)
         return LOCKED
+    except InterruptedSweep:
+        print(_UNFINISHED, file=sys.stderr)
+        return UNFINISHED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"{error}; make room, then: {_UNFINISHED}", file=sys.stderr)
+        return UNFINISHED
 
 
-def outline(root: Path) -> dict[str, Any]:
-    """What a sweep would do: trials declared, done and to run, and how many cells of the tables share one."""
-    params = load(root / "params.yaml")
-    plan = _plan(root, params)
-    agenda = Agenda(plan, TrialStore(root / params.sweep.store))
-    waiting = sum(item.search.trials for item in plan.searches) - sum(len(run.trials) for run in agenda.searches)
-    return {
-        "experiments": list(params.experiments),
-        "datasets": list(params.datasets),
-        "declared": len(agenda.declared),
-        "done": len(agenda.declared) - len(agenda.unfinished()),
-        "to_run": len(agenda.unfinished()),
-        "later": waiting,
-        "cells": plan.num_cells,
-        "epochs": sum(trial.epochs for trial in agenda.unfinished()),
-    }
+def declared(root: Path, params: Params) -> Plan:
+    """What params.yaml declares on the data in `root`.
 
-
-def describe(summary: dict[str, Any]) -> str:
-    """The outline as a sentence or two."""
-    shared = summary["cells"] - summary["declared"]
-    return (
-        f"{', '.join(summary['experiments'])} on {', '.join(summary['datasets'])}: {summary['declared']} trials for "
-        f"{summary['cells']} cell values{f' ({shared} shared)' if shared > 0 else ''}; {summary['done']} done, "
-        f"{summary['to_run']} to run ({summary['epochs']} epochs), up to {summary['later']} more that searches ask for"
-    )
-
-
-def _plan(root: Path, params: Params) -> Plan:
+    Raises:
+        ParamsError: they do not go together.
+        FileNotFoundError: a data set has not been prepared.
+    """
     data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
     digests = {name: {split: item.digest_for(split) for split in ("val", "test")} for name, item in data.items()}
     plan = expand(params, experiments.load(params.experiments), digests)
@@ -91,14 +81,13 @@ def _check_sizes(plan: Plan, packed: Mapping[str, PackInfo]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _run(root: Path, params: Params, plan: Plan) -> int:
-    store = TrialStore(root / params.sweep.store)
+def _run(root: Path, params: Params, plan: Plan, store: TrialStore, interrupts: Interrupts) -> int:
     agenda = Agenda(plan, store)
     _check(agenda)
     tracker = Tracker(params.tracking.uri, params.tracking.experiment, root)
     with tracker.sweep(params.profile, store):
         if not agenda.finished():
-            _train(root, params, agenda, tracker)
+            _train(root, params, agenda, tracker, interrupts)
         tracker.sync(agenda.declared.values())
     export.write(root / "results", params, plan, agenda, tracker)
     return _verdict(agenda)
@@ -124,37 +113,59 @@ def _check(agenda: Agenda) -> None:
         raise ParamsError(problems)
 
 
-def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker) -> None:
+def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interrupts: Interrupts) -> None:
     from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
 
     with execute.session():
         limit = execute.slots(cpus=params.sweep.cpus_per_trial, gpus=params.sweep.gpus_per_trial)
-        resources = execute.Resources(
+        resources = Resources(
             store=agenda.store.root,
             data=(root / "data").absolute(),
             cpus=params.sweep.cpus_per_trial,
             gpus=params.sweep.gpus_per_trial,
             state_epochs=params.sweep.checkpoint_epochs,
-            retries=params.sweep.max_failures,
+            trial_seconds=_seconds(params.sweep.trial_minutes),
+            silent_seconds=_seconds(params.sweep.silent_minutes),
+            max_failures=params.sweep.max_failures,
             concurrent=min(limit, params.sweep.concurrent or limit),
         )
-        with Sight(agenda, resources.concurrent) as sight:
-            execute.execute(agenda, resources, [sight, tracker])
+        try:
+            with Sight(agenda, resources.concurrent) as sight:
+                execute.execute(agenda, resources, [sight, tracker], interrupts)
+        except execute.UnwritableError as problem:
+            print(f"nothing more could be written: {problem}; make room, then go on", file=sys.stderr)
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * 60
 
 
 def _verdict(agenda: Agenda) -> int:
-    """Say how it ended; declared = done + failed + unfinished, and only the last makes the stage fail."""
-    unfinished, failed = agenda.unfinished(), sorted(agenda.failed)
-    for key in failed:
-        print(f"failed: {agenda.declared[key].name}: {agenda.store.failure(key)['reason']}")
-    done = len(agenda.declared) - len(failed) - len(unfinished)
-    print(f"{len(agenda.declared)} declared = {done} done + {len(failed)} failed + {len(unfinished)} unfinished")
-    if failed:
+    """Say how it ended: declared = done + failed + unfinished, counted from the store; the exit code."""
+    failures = {key: agenda.store.failure(key)["reason"] for key in sorted(agenda.failed)}
+    for key, reason in failures.items():
+        print(f"failed: {agenda.declared[key].name}: {reason}")
+    done = sum(agenda.store.state(key) == "done" for key in agenda.declared.keys() - failures.keys())
+    unfinished = len(agenda.unfinished())
+    print(f"{len(agenda.declared)} declared = {done} done + {_by_kind(failures)} + {unfinished} unfinished")
+    if failures:
         print("the report shows the failed trials as such; run them again with: make retry")
-    if agenda.complete():
+    lost = len(agenda.declared) - done - len(failures) - unfinished
+    if lost:
+        print(
+            f"{lost} of them have lost their record since it was written: damaged, or changed by hand", file=sys.stderr
+        )
+    elif agenda.complete():
         return 0
-    print("unfinished: nothing done is lost; the same command goes on from here", file=sys.stderr)
+    print(_UNFINISHED, file=sys.stderr)
     return UNFINISHED
+
+
+def _by_kind(failures: dict[str, str]) -> str:
+    """`3 failed (2 timeout, 1 diverged)`: a reason begins with its kind."""
+    kinds = Counter(reason.partition(":")[0] for reason in failures.values())
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{len(failures)} failed" + (f" ({said})" if said else "")
 
 
 @contextmanager
@@ -164,6 +175,7 @@ def alone(path: Path) -> Iterator[None]:
     Raises:
         filelock.Timeout: another process holds it.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path, timeout=0):
         owner = {"pid": os.getpid(), "host": provenance.host(), "user": getpass.getuser(), "since": time.ctime()}
         path.with_suffix(".owner").write_text(json.dumps(owner))
@@ -171,5 +183,8 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def _owner(lock: Path) -> str:
-    owner = json.loads(lock.with_suffix(".owner").read_text())
+    try:
+        owner = json.loads(lock.with_suffix(".owner").read_text())
+    except (FileNotFoundError, ValueError):  # it has only just taken the lock
+        return f"an unknown process holds {lock}"
     return f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']}"

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from pipeline import agreement
-from pipeline.experiments import ARROW
+from pipeline.experiments import ARROW, Objective, Space, Value
 from pipeline.published import PublishedTable
 from reid.data.readers import Reader, reader
 
@@ -64,31 +64,32 @@ class RowEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchTrial:
-    """One point a search asked for; `value` is the objective on the held-out identities, as a fraction."""
+    """One point a search asked for; `values`: of the objectives, metrics as fractions; none where it has no number."""
 
     number: int
-    params: dict[str, Any]
-    value: float | None
+    params: dict[str, Value]
+    values: list[float]
     status: str
     key: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Winner:
-    """The point a search chose."""
+    """One of the points that a search chose."""
 
     number: int
-    params: dict[str, Any]
+    params: dict[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEntry:
-    """One search on one data set."""
+    """One search on one data set; `winners` are its best, in order, and `over`: it asks for no more trials."""
 
-    objective: str
-    space: dict[str, Any]
+    objectives: list[Objective]
+    space: dict[str, Space]
     trials: list[SearchTrial]
-    winner: Winner | None
+    winners: list[Winner]
+    over: bool
 
 
 @dataclass(frozen=True, kw_only=True)

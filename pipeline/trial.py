@@ -3,18 +3,20 @@
 import functools
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import provenance
 from pipeline.keys import config_from_spec
 from pipeline.store import TrialStore
+from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
+from reid import checkpoint
+from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
-from reid.train import DivergedError, TrialResult, metric_name, score, train
+from reid.train import TrialResult, metric_name, score, train
 
 _STATE = "state.safetensors"
 
@@ -23,6 +25,7 @@ _STATE = "state.safetensors"
 class Assignment:
     """Everything a worker needs to know: which trial, where things lie and what share of the machine it has.
 
+    `trial_seconds` and `silent_seconds` limit an attempt and the time between two of its epochs; None: no limit.
     `keep_weights`: another trial will score the network.
     """
 
@@ -32,7 +35,13 @@ class Assignment:
     cpus: int
     gpus: float
     state_epochs: int
+    trial_seconds: float | None
+    silent_seconds: float | None
     keep_weights: bool = False
+
+
+class DamagedNetworkError(Exception):
+    """The network to score is not there, or not what was written; the trial that trains it has to run again."""
 
 
 def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
@@ -42,37 +51,49 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         assignment: the trial and its share of the machine.
         publish: told of every epoch after it is in the store; may raise to stop the trial.
 
-    A diverged trial is recorded as failed: another attempt would diverge again. Any other exception is the caller's,
-    who may try the trial once more.
+    Of anything it raises, `failure` says what it means.
+
+    Raises:
+        DamagedNetworkError: the trial scores the network of another one, and that is no good.
     """
     provenance.environment()  # asked now: a commit made while this trains is not the code that trains
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(assignment.cpus)
-    torch.set_num_threads(assignment.cpus)
     store = TrialStore(assignment.store)
-    started = time.time()
-    try:
+    folder, started = store.folder(assignment.key), time.time()
+    limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
+    with alone_in(folder), Watch(folder, **limits) as watch:
+
+        def alive(metrics: dict[str, float]) -> None:
+            watch.alive()
+            publish(metrics)
+
         work = _score if "source" in store.spec(assignment.key) else _train
-        result = work(store, assignment, publish)
-    except DivergedError as error:
-        store.fail(assignment.key, reason="diverged", detail=str(error))
-        return
-    _finish(store, assignment, result, started)
-    (store.folder(assignment.key) / _STATE).unlink(missing_ok=True)
+        result = work(store, assignment, alive)
+        _finish(store, assignment, result, started)
+        (folder / _STATE).unlink(missing_ok=True)
+
+
+def failure(error: Exception) -> Failure:
+    """What an exception of `run` means for the trial."""
+    cause = Cause.NETWORK_DAMAGED if isinstance(error, DamagedNetworkError) else cause_of(error)
+    name = type(error).__name__ if cause is Cause.ERROR else str(cause)
+    text = " ".join(str(error).split())
+    return Failure(cause=cause, reason=f"{name}: {text}", detail="".join(traceback.format_exception(error)))
 
 
 def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
-    spec = store.spec(assignment.key)
+    spec, state = store.spec(assignment.key), store.folder(assignment.key) / _STATE
 
     def report(metrics: dict[str, float]) -> None:
         store.append_epoch(assignment.key, {**metrics, "time": time.time()})
         publish(metrics)
 
+    _begin(store, assignment.key, **_resumable(store, assignment.key, state))
     return train(
         config_from_spec(spec),
         _dataset(assignment.data / spec["dataset"]),
         report,
         device=_device(assignment),
-        state=store.folder(assignment.key) / _STATE,
+        state=state,
         state_epochs=assignment.state_epochs,
         weights=store.weights(assignment.key) if assignment.keep_weights else None,
     )
@@ -81,8 +102,32 @@ def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[st
 def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
     """Score the network of another trial; there are no epochs to publish."""
     spec = store.spec(assignment.key)
-    data = _dataset(assignment.data / spec["scored_on"]["dataset"])
-    return score(config_from_spec(spec), store.weights(spec["source"]), data, device=_device(assignment))
+    data, weights = _dataset(assignment.data / spec["scored_on"]["dataset"]), store.weights(spec["source"])
+    _begin(store, assignment.key, from_epoch=0)
+    try:
+        return score(config_from_spec(spec), weights, data, device=_device(assignment))
+    except DamagedError as error:
+        raise DamagedNetworkError(f"{error}; set aside as {store.set_aside(weights).name}") from error
+    except FileNotFoundError as error:
+        raise DamagedNetworkError(f"{weights} is not there") from error
+
+
+def _begin(store: TrialStore, key: str, **found: Any) -> None:
+    store.attempt(key, {"event": "started", "host": provenance.host(), "pid": os.getpid(), **found})
+
+
+def _resumable(store: TrialStore, key: str, state: Path) -> dict[str, Any]:
+    """The epoch that an attempt goes on from. A damaged state, or one with epochs lost before it, is set aside."""
+    if not state.exists():
+        return {"from_epoch": 0}
+    try:
+        epoch = checkpoint.load(state)[1]["epoch"]
+        if not set(range(1, epoch + 1)) <= {line["epoch"] for line in store.epochs(key)}:
+            raise DamagedError(store.folder(key) / "metrics.jsonl", f"it lacks epochs before the {epoch + 1}th")
+    except DamagedError as error:
+        aside = store.set_aside(state)
+        return {"from_epoch": 0, "note": f"from its beginning, for {error}. Its state is kept as {aside.name}"}
+    return {"from_epoch": epoch}
 
 
 def _device(assignment: Assignment) -> str:

@@ -7,6 +7,7 @@ atomically, so that a kill at any moment leaves either the old one or the new on
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,48 @@ from torch import Tensor
 _VALUES, _CHECKSUM = "values", "sha256"
 
 
+class DamagedError(ValueError):
+    """A file is not what was written: `path` says which."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} is damaged ({problem}); remove it")
+        self.path = path
+
+
 def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Replace the file at `path`; `values` must be JSON types."""
+    """Replace the file at `path`; `values` must be JSON types.
+
+    Raises:
+        OSError: it cannot be written, for one because the disk is full. The old file is as it was.
+    """
     temporary = path.with_suffix(".tmp")
     plain, text = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, json.dumps(values)
-    save_file(plain, temporary, {_VALUES: text, _CHECKSUM: _checksum(plain, text)})
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(path)
+    try:
+        save_file(plain, temporary, {_VALUES: text, _CHECKSUM: _checksum(plain, text)})
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))  # all that the library keeps of it
+        raise OSError(int(number[1]) if number else 0, str(error), str(path)) from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and values that `save` wrote.
 
     Raises:
-        ValueError: the file is damaged: cut short, or not what was written.
+        DamagedError: the file is cut short, or not what was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             header = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it") from error
+        raise DamagedError(path, str(error)) from error
     text = header.get(_VALUES, "")
     if header.get(_CHECKSUM) != _checksum(tensors, text):
-        raise ValueError(f"{path} is damaged (it has not the checksum that was written with it); remove it")
+        raise DamagedError(path, "it has not the checksum that was written with it")
     return tensors, json.loads(text)
 
 

@@ -100,6 +100,31 @@ def _shrink(tree: dict) -> None:  # type: ignore[type-arg]
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests come first, so that no worker is left alone with them at the end; which of them share a worker.
+
+    Those of the one Ray session do, and those of a file, whose set-up may take long.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """The one Ray session of all tests that need one."""
+    from pipeline import execute  # not on a machine that has only what `reid` needs
+
+    with execute.session(cpus=2):
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_project() -> Callable[[Path], Project]:
     """Lay out a checkout with tiny parameters in a folder."""

@@ -258,10 +258,49 @@ def _search_on(dataset: str, rows: dict[str, Any]) -> dict[str, Any]:
             {
                 "number": number,
                 "params": {"model.rh": height},
-                "value": None if failed else value,
+                "values": [] if failed else [value],
                 "status": "missing" if failed else line["status"],
                 "key": line["key"],
             }
         )
     space = {"model.rh": {"low": 0.1, "high": 0.7, "step": 0.05}}
-    return {"objective": "mAP", "space": space, "trials": trials, "winner": {"number": 4, "params": {"model.rh": 0.4}}}
+    return search_entry(space, trials, winners=[{"number": 4, "params": {"model.rh": 0.4}}])
+
+
+def search_entry(space: dict[str, Any], trials: list[Any], **changes: Any) -> dict[str, Any]:
+    """One search of plan.json, over and without a winner unless `changes` say otherwise."""
+    return {"objectives": ["mAP"], "space": space, "trials": trials, "winners": [], "over": True} | changes
+
+
+def wide_search(name: str = "wide", *, trials: int = 24) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and experiment of a search with four settings, one of them conditional, and two objectives.
+
+    The third one matters: the value falls with the distance of `model.alpha` from 0.8.
+    """
+    space = {
+        "recipe.schedule.peak_lr": {"low": 1e-4, "high": 1e-1, "log": True},
+        "model.drop_rule": {"choices": ["max_frac", "top_frac"]},
+        "model.alpha": {"low": 0.5, "high": 0.95, "step": 0.05, "when": {"model.drop_rule": "max_frac"}},
+        "model.attention": {"choices": [True, False]},
+    }
+    draws = np.random.default_rng(0)
+    rows, tried = [], []
+    for number in range(trials):
+        params: dict[str, Any] = {"recipe.schedule.peak_lr": float(10 ** draws.uniform(-4, -1))}
+        params["model.drop_rule"] = "top_frac" if number % 4 == 3 else "max_frac"
+        if params["model.drop_rule"] == "max_frac":
+            params["model.alpha"] = round(0.5 + 0.05 * int(draws.integers(10)), 2)
+        params["model.attention"] = bool(draws.integers(2))
+        value = 0.6 - 1.2 * abs(params.get("model.alpha", 0.55) - 0.8) + draws.normal(0, 0.02)
+        row = trial(mean_ap=value, model={"name": f"{name} {number}"}, evaluate_on="val")
+        row["status"] = "pruned" if number % 6 == 5 else "done"
+        rows.append(row)
+        seconds = 3.0 + 2 * value + draws.normal(0, 0.4)
+        tried.append(
+            {"number": number, "params": params, "values": [value, seconds], "status": row["status"], "key": row["key"]}
+        )
+    done = sorted((one for one in tried if one["status"] == "done"), key=lambda one: -one["values"][0])
+    winners = [{"number": one["number"], "params": one["params"]} for one in done[:2]]
+    entry = search_entry(space, tried, winners=winners, objectives=["mAP", "epoch_seconds"])
+    listed = [plan_row(label, {"synthetic": []}, published=None) for label in ("Best", "Second best")]
+    return rows, experiment(name, listed, kind="search", search={"synthetic": entry})

@@ -1,5 +1,6 @@
 """What a person sees of a mistake: one line with its path, what is allowed and the nearest match; exit 2; no work."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,65 @@ def test_show_before_any_report_says_how_to_make_one(
 ) -> None:
     assert call(monkeypatch, "show") == 2
     assert "make repro" in capsys.readouterr().err
+
+
+# --- commands beside a sweep -----------------------------------------------------------------------------------------
+
+
+def test_status_looks_at_any_checkout_and_writes_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    before = sorted(project.root.rglob("*"))
+    assert call(monkeypatch, "status", "--root", str(project.root)) == 0
+    assert capsys.readouterr().out.startswith(
+        "0 trials declared = 0 done + 0 pruned + 0 failed + 0 running + 0 waiting"
+    )
+    assert call(monkeypatch, "status", "--json", "--root", str(project.root)) == 0
+    assert json.loads(capsys.readouterr().out)["declared"] == 0
+    assert sorted(project.root.rglob("*")) == before
+
+
+def test_status_outside_a_checkout_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "status", "--root", str(tmp_path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/params.yaml: no such file" in line
+
+
+def test_retry_of_what_has_not_failed_is_one_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "retry") == 0
+    assert call(monkeypatch, "retry", "bdb_table2: BDB") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "bdb_table2: BDB: no trial of this key, name or row has failed"
+
+
+def test_gc_and_plan_before_prepare_name_the_stage(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("gc", "plan"):
+        assert call(monkeypatch, command) == 2
+        assert "run: python -m pipeline prepare synthetic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code"),
+    [((), None, 2), ((), "0", 2), (("--yes",), None, 3), ((), "1", 3)],
+)
+def test_a_long_sweep_asks_first(
+    arguments: tuple[str, ...],
+    environment: str | None,
+    code: int,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever says yes gets to the sweep, which ends with 3 here."""
+    monkeypatch.setattr("pipeline.outline.consent", lambda root, yes: yes)
+    monkeypatch.setattr("pipeline.sweep.run", lambda root: 3)
+    monkeypatch.delenv("REID_YES", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("REID_YES", environment)
+    assert call(monkeypatch, "sweep", *arguments) == code

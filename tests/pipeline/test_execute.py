@@ -1,15 +1,17 @@
 """Ray runs the agenda: successes, failures with their reason, retries; all tests share one session."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.agenda import Agenda
+from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial, make_trial, scored
 from pipeline.store import TrialStore
+from pipeline.supervision import Interrupts
 from reid import methods
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, TrialConfig
 from reid.data import synthetic
@@ -17,6 +19,9 @@ from reid.data.manifest import read as read_manifest
 from reid.data.market1501 import read
 from reid.data.pack import pack
 from reid.data.split import make_split
+
+if TYPE_CHECKING:
+    from pipeline.execute import Work
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +33,6 @@ RECIPE = Recipe(
     augment=Augment(),
     schedule=Schedule(epochs=2),
 )
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    from pipeline import execute
-
-    with execute.session(cpus=2):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +71,34 @@ class Notes:
         self.events.append((verdict, key))
 
 
-def run(trials: list[Trial], store: TrialStore, data: Path, *, retries: int = 0) -> tuple[Agenda, Notes]:
+def run(
+    trials: list[Trial],
+    store: TrialStore,
+    data: Path,
+    *,
+    work: "Work | None" = None,
+    max_failures: int = 0,
+    trial_seconds: float | None = None,
+    silent_seconds: float | None = None,
+    concurrent: int = 2,
+) -> tuple[Agenda, Notes]:
     from pipeline import execute
 
-    agenda, notes = (
-        Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store),
-        Notes(),
+    plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
+    agenda, notes = Agenda(plan, store), Notes()
+    resources = Resources(
+        store=store.root,
+        data=data,
+        cpus=1,
+        gpus=0,
+        state_epochs=1,
+        trial_seconds=trial_seconds,
+        silent_seconds=silent_seconds,
+        max_failures=max_failures,
+        concurrent=concurrent,
     )
-    resources = execute.Resources(
-        store=store.root, data=data, cpus=1, gpus=0, state_epochs=1, retries=retries, concurrent=2
-    )
-    execute.execute(agenda, resources, [notes])
+    with Interrupts(exit_code=3) as interrupts:
+        execute.execute(agenda, resources, [notes], interrupts, work or execute.run)
     return agenda, notes
 
 
@@ -101,7 +115,9 @@ def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_
         assert 0 < result["metrics"]["mAP"] <= 1
         assert len(store.per_query(item.key)["average_precision"]) > 0  # type: ignore[index]
         assert not (store.folder(item.key) / "state.safetensors").exists()
-    assert not (tmp_path / "tune").exists()
+        (attempt,) = store.attempts(item.key)
+        assert (attempt["from_epoch"], attempt["outcome"]) == (0, "done")
+    assert not (store.root / ".tune").exists()
 
 
 def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(
@@ -123,9 +139,9 @@ def test_divergence_is_not_tried_again(ray_session: None, data: Path, tmp_path: 
     recipe = replace(RECIPE, schedule=Schedule(epochs=2, peak_lr=1e36))
     wild = make_trial(replace(wild.config, recipe=recipe), "synthetic", DIGESTS)
     store = TrialStore(tmp_path / "trials")
-    agenda, notes = run([wild], store, data, retries=2)
+    agenda, notes = run([wild], store, data, max_failures=2)
     assert agenda.failed == {wild.key}
-    assert store.failure(wild.key)["reason"] == "diverged"
+    assert store.failure(wild.key)["reason"].startswith("diverged: the loss is nan in epoch 1")
     assert [what for what, _ in notes.events].count("started") == 1
 
 
@@ -136,7 +152,7 @@ def test_an_interrupted_trial_goes_on_from_its_state(ray_session: None, data: Pa
     store = TrialStore(tmp_path / "trials")
     store.open(item)
     _leave_a_state(item, store, data)
-    agenda, notes = run([item], store, data, retries=1)
+    agenda, notes = run([item], store, data, max_failures=1)
     assert agenda.complete()
     assert [what for what, _ in notes.events] == ["started", "epoch 2", "done"]
     assert store.result(item.key)["metrics"] == whole.result(item.key)["metrics"]
@@ -159,6 +175,39 @@ def test_a_network_is_scored_on_another_data_set_and_by_another_protocol(
     assert store.result(across.key)["epochs"] == 0
 
 
+def test_a_network_that_was_damaged_is_trained_again_before_it_is_scored(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    trained, store = trial(), TrialStore(tmp_path / "trials")
+    across = scored(trained, trained.config.recipe.protocol, "market1501", DIGESTS)
+    run([trained, across], store, data)
+    before = store.result(across.key)["metrics"]
+    weights = store.weights(trained.key)
+    weights.write_bytes(weights.read_bytes()[:-9])
+    (store.folder(across.key) / "DONE").unlink()
+    agenda, _ = run([trained, across], store, data, max_failures=1)
+    assert agenda.complete()
+    assert [attempt["outcome"] for attempt in store.attempts(across.key)] == ["done", "again", "done"]
+    assert "weights.safetensors is damaged" in store.attempts(across.key)[1]["reason"]
+    assert [attempt["outcome"] for attempt in store.attempts(trained.key)] == ["done", "done"]
+    assert store.folder(trained.key).joinpath("weights.damaged.safetensors").exists()
+    assert store.result(across.key)["metrics"] == before
+
+
+def test_a_used_worker_is_as_good_as_a_new_one(ray_session: None, data: Path, tmp_path: Path) -> None:
+    config = TrialConfig(method="agw", model=methods.config("agw"), recipe=RECIPE, seed=3)
+    pair = [trial(1), make_trial(config, "synthetic", DIGESTS)]
+    used = TrialStore(tmp_path / "used")
+    run(pair, used, data, concurrent=1)
+    assert len({used.attempts(item.key)[0]["pid"] for item in pair}) == 1
+    for item in pair:
+        new = TrialStore(tmp_path / item.key)
+        run([item], new, data)
+        assert new.result(item.key)["metrics"] == used.result(item.key)["metrics"]
+        losses = [[line["loss"] for line in store.epochs(item.key)] for store in (new, used)]
+        assert losses[0] == losses[1]
+
+
 def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
     from pipeline.trial import Assignment, run
 
@@ -169,6 +218,15 @@ def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
         if metrics["epoch"] == 2:
             raise KilledError
 
-    share = Assignment(key=item.key, store=store.root, data=data, cpus=1, gpus=0, state_epochs=1)
+    share = Assignment(
+        key=item.key,
+        store=store.root,
+        data=data,
+        cpus=1,
+        gpus=0,
+        state_epochs=1,
+        trial_seconds=None,
+        silent_seconds=None,
+    )
     with pytest.raises(KilledError):
         run(share, publish)

@@ -1,14 +1,16 @@
 """Experiment files: ours join to the printed numbers, and a wrong one is answered in one line."""
 
 import csv
+import dataclasses
 import itertools
 from pathlib import Path
 
 import pytest
 
 from pipeline import experiments
-from pipeline.experiments import PUBLISHED, Experiment
+from pipeline.experiments import PUBLISHED, Experiment, Space
 from pipeline.strict import ParamsError
+from reid import methods
 
 NAMES = tuple(experiments.names())
 ALL = experiments.load(NAMES)
@@ -257,11 +259,109 @@ WRONG_SEARCH = {
     ),
     "an infinite end": (SPACE, "{low: 0.1, high: .inf}", "search.space.model.rh.high is Infinity; allowed: a number"),
     "no trials": ("trials: 8", "trials: 0", "search.trials is 0; allowed: a whole number, 1 or more"),
-    "unknown sampler": ("trials: 8", "trials: 8\n    sampler: tpee", "allowed: tpe, random; did you mean tpe?"),
+    "unknown sampler": (
+        "trials: 8",
+        "trials: 8\n    sampler: tpee",
+        "allowed: tpe, random, grid, gp, cmaes; did you mean tpe?",
+    ),
     "no halving": (
         "trials: 8",
         "trials: 8\n    pruning: {start: 0.5, factor: 1}",
         "search.pruning.factor is 1; allowed: a whole number, 2 or more",
+    ),
+    "no budget": ("    trials: 8\n", "", "search: give trials, gpu_hours or both"),
+    "a budget of nothing": ("trials: 8", "gpu_hours: 0", "search.gpu_hours is 0; allowed: a number, 1e-06 or more"),
+    "a grid without steps": (
+        "{low: 0.1, high: 0.9, step: 0.1}\n    trials: 8",
+        "{low: 0.1, high: 0.9}\n    sampler: grid",
+        "search: the sampler grid needs choices or a step for model.rh",
+    ),
+    "an unknown objective": ("trials: 8", "trials: 8\n    objective: map", "; did you mean mAP?"),
+    "an objective twice": (
+        "trials: 8",
+        "trials: 8\n    objective: [mAP, mAP]",
+        "search: objective: give at least one, and none twice",
+    ),
+    "time decides": (
+        "trials: 8",
+        "trials: 8\n    objective: [epoch_seconds, mAP]",
+        "search: objective: the first decides and is a metric; epoch_seconds may come after it",
+    ),
+    "pruning by two objectives": (
+        "trials: 8",
+        "trials: 8\n    objective: [mAP, epoch_seconds]\n    pruning: {start: 0.5, factor: 2}",
+        "search: pruning judges by one objective, and there are several: leave it out",
+    ),
+    "the wrong rule's settings": (
+        "trials: 8",
+        "trials: 8\n    pruning: {kind: median, start: 0.5, factor: 2}",
+        "search.pruning: median takes warm_up and startup_trials, and nothing else",
+    ),
+    "half a rule": (
+        "trials: 8",
+        "trials: 8\n    pruning: {start: 0.5}",
+        "search.pruning: halving takes start and factor, and nothing else",
+    ),
+    "an unknown rule": (
+        "trials: 8",
+        "trials: 8\n    pruning: {kind: medain}",
+        "search.pruning.kind is the text 'medain'; allowed: halving, median; did you mean median?",
+    ),
+    "a first point that is none": (
+        "trials: 8",
+        "trials: 8\n    first: {model.rr: 0.3}",
+        "search: first.model.rr is not in the space; did you mean model.rh?",
+    ),
+    "a first point off the steps": (
+        "trials: 8",
+        "trials: 8\n    first: {model.rh: 0.35}",
+        "search: first.model.rh is 0.35; allowed: 0.1 to 0.9 in steps of 0.1",
+    ),
+    "half a first point": (
+        "    trials: 8",
+        "      model.rw: {choices: [1, 0.5]}\n    trials: 8\n    first: {model.rh: 0.3}",
+        "search: first.model.rw is missing; allowed: 1, 0.5",
+    ),
+    "a first point that asks for too much": (
+        "    trials: 8",
+        "      model.rw: {choices: [1, 0.5], when: {model.rh: 0.4}}\n    trials: 8\n"
+        "    first: {model.rh: 0.3, model.rw: 1}",
+        "search: first.model.rw is not asked for there: see its when",
+    ),
+    "a condition on what comes later": (
+        "      model.rh: {low",
+        "      model.rw: {choices: [1, 0.5], when: {model.rh: 0.4}}\n      model.rh: {low",
+        "search: space.model.rw.when: model.rh must come before model.rw",
+    ),
+    "a condition on itself": (
+        "step: 0.1}",
+        "step: 0.1, when: {model.rh: 0.3}}",
+        "search: space.model.rh.when: model.rh waits for it in turn",
+    ),
+    "conditions in a circle": (
+        "step: 0.1}",
+        "step: 0.1, when: {model.rw: 1}}\n      model.rw: {choices: [1, 2], when: {model.rh: 0.3}}",
+        "search: space.model.rh.when: model.rw waits for it in turn",
+    ),
+    "a condition that never holds": (
+        "    trials: 8",
+        "      model.rw: {choices: [1, 0.5], when: {model.rh: [0.3, 0.95]}}\n    trials: 8",
+        "search: space.model.rw.when: model.rh is never 0.95; allowed: 0.1 to 0.9 in steps of 0.1",
+    ),
+    "a second best that is not tested": (
+        "winner: true}",
+        "winner: true}\n    - {label: Second, method: bdb, winner: 2}",
+        "rows: in a search one row has winner: true and a method; elsewhere none has",
+    ),
+    "a best that has no row": (
+        "trials: 8",
+        "trials: 8\n    top: 3",
+        "elsewhere none has; with top: 3 the others have winner: 2, 3",
+    ),
+    "a second best of another search": (
+        "winner: true}\n  search:",
+        "winner: true}\n    - {label: Second, method: bdb, variant: gap, winner: 2}\n  search:\n    top: 2",
+        "rows: those of a search's best differ in nothing but their place and label",
     ),
     "nobody wins": (
         ", winner: true",
@@ -270,6 +370,44 @@ WRONG_SEARCH = {
     ),
     "a winner of nothing": (", method: bdb", "", "rows: in a search one row has winner: true and a method"),
 }
+
+
+def test_the_places_of_a_search_s_best_and_its_objectives(tmp_path: Path) -> None:
+    rows = "    - {label: Second, method: bdb, winner: 2}\n  search:\n    top: 2\n    objective: [mAP, epoch_seconds]\n"
+    found = load(tmp_path, SEARCH.replace("  search:\n", rows), "height")
+    assert [row.place for row in found.rows] == [1, 2]
+    assert found.search is not None
+    assert found.search.objectives == ("mAP", "epoch_seconds")
+    plain = load(tmp_path, SEARCH, "height").search
+    assert plain is not None
+    assert plain.objectives == ("mAP",)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.9, 0.1 + 0.1 + 0.1])
+def test_a_space_holds_its_steps(value: float) -> None:
+    space = Space(low=0.1, high=0.9, step=0.1)
+    assert space.holds(value)
+    assert not any(space.holds(other) for other in (value + 0.05, value - 1, True, "0.3", None))
+
+
+READY = [item for item in ALL if item.name.startswith("search_")]
+
+
+@pytest.mark.parametrize("experiment", READY, ids=lambda item: item.name)
+def test_a_ready_search_begins_with_what_is_published(experiment: Experiment) -> None:
+    """So that it can never end below it by chance alone; and the published setting is a row beside the best three."""
+    assert experiment.search is not None
+    assert [row.place for row in experiment.rows] == [0, 1, 2, 3]
+    published, best = experiment.rows[:2]
+    assert (published.method, published.variant) == (best.method, best.variant)
+    model = dataclasses.asdict(methods.variants(str(best.method))[best.variant])
+    for path, value in experiment.search.first.items():
+        name, _, place = path.removeprefix("model.").partition("[")
+        assert value == (model[name][int(place[0])] if place else model[name])
+
+
+def test_there_is_a_ready_search_for_each_method_that_drops() -> None:
+    assert [item.name for item in READY] == ["search_bdb", "search_esnet", "search_saadb", "search_sona"]
 
 
 @pytest.mark.parametrize(("old", "new", "said"), WRONG_SEARCH.values(), ids=WRONG_SEARCH)
@@ -299,3 +437,10 @@ def test_unknown_experiments_are_answered_with_the_nearest() -> None:
         experiments.load(("bdb_tabel1", "nothing_like_it"))
     assert len(caught.value.problems) == 2
     assert caught.value.problems[0].endswith("did you mean bdb_table1?")
+
+
+def test_the_search_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "searches.md").read_text()
+    found = load(tmp_path, page.partition("```yaml\n")[2].partition("```")[0], "my_search")
+    assert found.search is not None
+    assert [row.place for row in found.rows] == [0, 1, 2]

@@ -5,7 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.figures import Dot, Point, dot_plot, scatter, standalone
+from pipeline.experiments import Space
+from pipeline.figures import Dot, dot_plot, standalone
+from pipeline.search_figures import Tried, front, history, importance, parallel, scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{2}$ \n\x00 日本'
@@ -18,8 +20,50 @@ def dots(*labels: str) -> list[Dot]:
     ]
 
 
-def points() -> list[Point]:
-    return [Point(x=0.1 * place, y=20.0 + place, pruned=place == 1, winner=place == 3) for place in range(4)]
+SPACE = {
+    "model.rh": Space(low=0.0, high=1.0),
+    "recipe.schedule.peak_lr": Space(low=1e-4, high=1e-1, log=True),
+    "model.pool": Space(choices=("max", "avg", True)),
+    HOSTILE: Space(low=0, high=9, when={"model.pool": "max"}),
+}
+LABELS = ("mAP, percent", "seconds of an epoch")
+
+
+def trials() -> list[Tried]:
+    """Five, the second stopped early, the fourth the winner; every third lacks the setting with a condition."""
+    return [
+        Tried(
+            number=place,
+            params={
+                "model.rh": 0.1 * place,
+                "recipe.schedule.peak_lr": 10.0 ** -(1 + place % 4),
+                "model.pool": "avg" if place % 3 == 0 else "max",
+                **({HOSTILE: place} if place % 3 else {}),
+            },
+            values=(20.0 + place % 4, 3.0 + place),
+            pruned=place == 1,
+            place=int(place == 3),
+            on_front=place in (0, 3),
+        )
+        for place in range(5)
+    ]
+
+
+def drawn(kind: str, tried: list[Tried]) -> str:
+    """One of a search's figures."""
+    if kind == "history":
+        return history(tried, name="f", objective=LABELS[0])
+    if kind == "front":
+        return front(tried, name="f", objectives=LABELS)
+    if kind == "parallel":
+        return parallel(tried, name="f", space=SPACE, objectives=LABELS)
+    if kind == "importance":
+        return importance({"model.rh": 0.2, HOSTILE: 0.7, "model.pool": 0.1}, name="f", title="importance")
+    having = [one for one in tried if kind in one.params]
+    return scatter(having, name="f", parameter=kind, space=SPACE[kind], objective=LABELS[0])
+
+
+KINDS = ("history", "front", "parallel", "importance", *SPACE)
 
 
 def texts(svg: str) -> list[str]:
@@ -32,8 +76,7 @@ def styles(svg: str, shape: str) -> list[str]:
 
 def test_the_same_numbers_give_the_same_bytes() -> None:
     assert dot_plot(dots("a", "b"), name="f", title="mAP") == dot_plot(dots("a", "b"), name="f", title="mAP")
-    first, second = (scatter(points(), name="f", parameter="model.rh", objective="mAP") for _ in range(2))
-    assert first == second
+    assert all(drawn(kind, trials()) == drawn(kind, trials()) for kind in KINDS)
 
 
 def test_every_row_is_labelled_in_order() -> None:
@@ -51,11 +94,8 @@ def test_names_stay_text_whatever_they_hold() -> None:
 
 @pytest.mark.parametrize(
     "svg",
-    [
-        dot_plot(dots("a", "b"), name="f", title="mAP"),
-        scatter(points(), name="f", parameter="model.rh", objective="mAP"),
-    ],
-    ids=["dots", "scatter"],
+    [dot_plot(dots("a", "b"), name="f", title="mAP"), *(drawn(kind, trials()) for kind in KINDS)],
+    ids=["dots", *(re.sub(r"[^a-z.]", "", kind) for kind in KINDS)],
 )
 def test_a_figure_takes_the_page_colours_and_asks_for_nothing(svg: str) -> None:
     colours = set(re.findall(r'(?:fill|stroke): ([^;"]+)', svg))
@@ -73,12 +113,73 @@ def test_figures_of_different_names_share_no_id() -> None:
     assert not {*re.findall(r'\bid="([^"]+)"', one)} & {*re.findall(r'\bid="([^"]+)"', two)}
 
 
-def test_marks_of_the_search_figure() -> None:
-    svg = scatter(points(), name="f", parameter="model.rh", objective="mAP")
-    used = [style for style in styles(svg, "use") if "accent" in style]
+@pytest.mark.parametrize("kind", ["history", "model.rh", "front"])
+def test_marks_of_the_search_figures(kind: str) -> None:
+    used = [style for style in styles(drawn(kind, trials()), "use") if "accent" in style]
     assert sum("accent-2" in style for style in used) == 1  # the winner's ring
     assert sum("fill-opacity: 0" in style for style in used) == 2  # the ring and the pruned trial
-    assert len(used) == 5
+    assert len(used) == 6
+
+
+def lines(svg: str, colour: str) -> list[list[tuple[float, float]]]:
+    """The points of every curve of a colour."""
+    paths = ElementTree.fromstring(svg).iter(f"{SVG}path")
+    found = [path.get("d", "") for path in paths if f"stroke: {colour}" in path.get("style", "")]
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", text)] for text in found]
+
+
+def test_the_history_s_line_never_falls_and_leaves_stopped_trials_out() -> None:
+    tried = [*trials(), Tried(number=5, params={}, values=(99.0,), pruned=True, place=0)]
+    steps = max(lines(drawn("history", tried), "currentColor"), key=len)
+    heights = [-y for _, y in steps]
+    assert heights == sorted(heights)
+    dots = [float(item.get("y", "")) for item in ElementTree.fromstring(drawn("history", tried)).iter(f"{SVG}use")]
+    assert min(dots) < min(y for _, y in steps)  # 99 is above the line
+
+
+def test_the_front_s_line_goes_through_what_nothing_beats_alone() -> None:
+    corners = max(lines(drawn("front", trials()), "currentColor"), key=len)
+    assert len(corners) == 3  # two points and the corner between them
+
+
+def test_parallel_coordinates_have_a_gap_where_a_setting_is_not_asked_for() -> None:
+    svg = drawn("parallel", trials())
+    winner = max(lines(svg, "var(--accent-2"), key=len)
+    assert len(winner) == 6 - 1  # of four settings it lacks one
+    assert len({round(x, 3) for x, _ in winner}) == 5
+    shown = texts(svg)
+    assert {"max", "avg", "true", "0.0001", "0.1", "20", "23"} <= set(shown)
+    faint = [path for path in styles(svg, "path") if "stroke-opacity: 0.16; stroke-width" in path]
+    assert len(faint) == 1  # the trial that was stopped
+
+
+def test_bars_of_importance_are_in_order_and_to_scale() -> None:
+    bars = [bar for bar in lines_of_bars(drawn("importance", trials())) if bar]
+    assert bars == pytest.approx([0.7, 0.2, 0.1], abs=1e-3)
+
+
+def lines_of_bars(svg: str) -> list[float]:
+    """The lengths of the bars, of 1 in all, from top to bottom."""
+    paths = ElementTree.fromstring(svg).iter(f"{SVG}path")
+    found = [path.get("d", "") for path in paths if "fill: var(--accent" in path.get("style", "")]
+    ends = [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", text)] for text in found]
+    widths = {min(y for _, y in bar): max(x for x, _ in bar) - min(x for x, _ in bar) for bar in ends}
+    return [widths[y] / sum(widths.values()) for y in sorted(widths)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_trial_is_a_figure_too(kind: str) -> None:
+    alone = [Tried(number=0, params=trials()[1].params, values=(20.0, 3.0), pruned=False, place=1, on_front=True)]
+    assert ElementTree.fromstring(drawn(kind, alone)).tag == f"{SVG}svg"
+
+
+def test_a_logarithmic_setting_has_its_powers_written_out() -> None:
+    assert {"0.001", "0.01"} <= set(texts(drawn("recipe.schedule.peak_lr", trials())))
+
+
+def test_nothing_finished_is_a_history_without_a_line() -> None:
+    stopped = [Tried(number=0, params={}, values=(20.0,), pruned=True, place=0)]
+    assert "accent" in drawn("history", stopped)
 
 
 def test_one_seed_has_no_bar() -> None:
@@ -89,8 +190,7 @@ def test_one_seed_has_no_bar() -> None:
 
 
 def test_names_as_parameter_values_are_shown() -> None:
-    named = [Point(x=name, y=20.0, pruned=False, winner=False) for name in ("adam", "sgd")]
-    assert {"adam", "sgd"} <= {*texts(scatter(named, name="f", parameter="optimiser", objective="mAP"))}
+    assert {"max", "avg"} <= {*texts(drawn("model.pool", trials()))}
 
 
 def test_a_figure_alone_follows_the_colour_scheme() -> None:

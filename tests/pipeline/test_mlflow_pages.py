@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import links
-from pipeline.tracking import Tracker, ui_command
-from tests.pipeline.tracking_bench import Bench, closed_port, make_trial
+from pipeline.addresses import ui_command
+from pipeline.tracking import Tracker
+from tests.pipeline.tracking_bench import Bench, make_trial
+from tests.services import answers, free_port, running
 
 pytestmark = pytest.mark.slow
 
@@ -21,25 +22,11 @@ pytestmark = pytest.mark.slow
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[str]:
     """MLflow's server over a root's runs, as `make ui` starts it."""
-    port = closed_port()
+    port = free_port()
     command, environment = ui_command(None, root, port=port)
-    with subprocess.Popen(
-        command, env=environment, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            deadline = time.monotonic() + 60
-            while not answers(f"http://127.0.0.1:{port}/health"):
-                assert time.monotonic() < deadline, "the server does not start"
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-
-
-def answers(url: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-        return True
-    return False
+    url = f"http://127.0.0.1:{port}"
+    with running(command, lambda: answers(f"{url}/health"), cwd=root, environment=environment):
+        yield url
 
 
 def page(url: str, profile: Path) -> str:

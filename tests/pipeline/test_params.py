@@ -43,7 +43,10 @@ sweep:
   gpus_per_trial: 0
   concurrent: null
   checkpoint_epochs: 5
+  trial_minutes: null
+  silent_minutes: 60
   max_failures: 2
+  ask_above_hours: 24
 tracking:
   uri: null
   experiment: reid

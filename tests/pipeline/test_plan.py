@@ -16,6 +16,7 @@ from pipeline.export import outline
 from pipeline.keys import config_from_spec
 from pipeline.params import Params, Profile, load
 from pipeline.plan import Plan, expand, make_trial, resolve
+from pipeline.search import propose
 from pipeline.strict import ParamsError
 from reid import methods
 from reid.config import Settings, TrialConfig, flatten, to_dict
@@ -271,6 +272,7 @@ OURS = {
         "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "viii": 6, "ix": 9, "x": 8},
         "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "viii": 3, "ix": 3, "x": 4},
         "esnet_fig": {"3": 3, "4": 10, "6": 4},
+        "search_": {"saadb": 4, "esnet": 4, "sona": 4, "bdb": 4},
         "": {"comparison": 9},
     }.items()
     for name, rows in found.items()
@@ -317,9 +319,10 @@ def test_a_search_runs_on_every_data_set() -> None:
 
 def test_a_point_with_a_rounding_error_is_the_row_that_says_it_exactly() -> None:
     row = expanded({**BDB, "overrides": {"model.rh": 0.3}})
-    (search,) = searches(HEIGHT)
-    assert 0.1 + 0.1 + 0.1 != 0.3
-    assert [trial.key for trial in search.winner_trials({"model.rh": 0.1 + 0.1 + 0.1})] == list(row.trials)
+    (search,) = searches(HEIGHT.model_copy(update={"sampler": "grid"}))
+    assert 0.1 + 2 * 0.1 != 0.3
+    third = propose(search.search, 2, seen=[], taken=[])
+    assert [trial.key for trial in search.winner_trials(third)] == list(row.trials)
 
 
 def test_a_search_trial_s_key_is_not_moved_by_its_number() -> None:
@@ -336,9 +339,11 @@ def test_a_search_that_may_stop_trials_is_part_of_their_keys_and_its_length_is_n
 
     early, late = Pruning(start=0.1, factor=2), Pruning(start=0.5, factor=2)
     assert len({key(), key(pruning=early), key(pruning=late), key(pruning=early, lag=3)}) == 4
-    assert key(pruning=early, trials=80) == key(pruning=early)
+    assert key(pruning=early, trials=80, gpu_hours=3.0) == key(pruning=early)
     assert key(lag=3) == key()  # nothing is stopped, so it does not matter what a trial sees
     (search,) = searches(HEIGHT.model_copy(update={"pruning": early}))
+    more = dataclasses.replace(search, search=search.search.model_copy(update={"top": 3}))
+    assert more.trial(0, {"model.rh": 0.3}) == search.trial(0, {"model.rh": 0.3})
     stored = json.loads(json.dumps(search.trial(0, {"model.rh": 0.3}).spec))
     assert keys.trial_key(stored) == key(pruning=early)
     assert keys.config_from_spec(stored).model == methods.config("bdb", rh=0.3)
@@ -377,12 +382,76 @@ def test_whole_ends_of_a_fraction_s_range_become_fractions_and_those_of_a_count_
         ({"model.drop_op": Space(choices=("none", "dropout", "droput"))}, "did you mean dropout?"),
         ({"recipe.schedule.epochs": Space(low=1.5, high=9)}, "recipe.schedule.epochs is 1.5; allowed: a whole number"),
         ({"seed": Space(low=1, high=9)}, "t: search.space: seed is unknown; allowed: model.*, recipe.*"),
+        ({"model.rh[0]": Space(low=0.1, high=0.9)}, "t: search.space: model.rh[0] is unknown; did you mean model.rh?"),
+        ({"recipe.image_size[2]": Space(low=1, high=9)}, "t: search.space: recipe.image_size[2] is unknown"),
+        (
+            {"recipe.image_size[0]": Space(low=0, high=9)},
+            "recipe.image_size[0] is 0; allowed: a whole number, 1 or more",
+        ),
+        (
+            {"model.rh": Space(low=0.1, high=0.5, when={"model.drop_opp": "dropout"})},
+            "t: search.space.model.rh.when: model.drop_opp is unknown; did you mean model.drop_op?",
+        ),
+        (
+            {"model.rh": Space(low=0.1, high=0.5, when={"model.drop_op": ("none", "dropout")})},
+            "t: search.space.model.rh is never asked for: model.drop_op is 'batch_dropblock' in the row",
+        ),
     ],
 )
 def test_a_search_may_only_ask_for_what_is_allowed(space: dict[str, Space], said: str) -> None:
     with pytest.raises(ParamsError) as caught:
         searches(Search(space=space, trials=2))
     assert said in str(caught.value)
+
+
+def test_an_objective_must_be_among_what_the_data_set_is_scored_by() -> None:
+    with pytest.raises(ParamsError) as caught:
+        searches(HEIGHT.model_copy(update={"objective": ("mAP", "Recall@1")}))
+    assert "t: search.objective is the text 'Recall@1'; allowed: Rank-1, Rank-10, Rank-5, " in str(caught.value)
+    ranked = searches(HEIGHT.model_copy(update={"objective": "Recall@7"}), overrides=ANY_CAMERA)
+    assert ranked[0].search.objectives == ("Recall@7",)
+    assert searches(HEIGHT.model_copy(update={"objective": ("mAP", "epoch_seconds")}))
+
+
+ANY_CAMERA = {"recipe.protocol.rule": "query_gallery", "recipe.protocol.ranks": [1, 7]}
+
+
+def test_a_condition_that_the_row_fulfils_is_left_out() -> None:
+    space = {
+        "model.drop_pool": Space(choices=("max", "avg")),
+        "model.rh": Space(low=0, high=1, when={"model.drop_op": "batch_dropblock", "model.drop_pool": "max"}),
+    }
+    (search,) = searches(Search(space=space, trials=2, first={"model.drop_pool": "max", "model.rh": 1}))
+    assert search.search.space["model.rh"].when == {"model.drop_pool": "max"}
+    assert repr(search.search.first["model.rh"]) == "1.0"
+    assert search.trial(0, {"model.drop_pool": "avg"}).config.model == methods.config("bdb", drop_pool="avg")
+
+
+def test_an_element_of_a_list_is_a_setting_of_its_own() -> None:
+    space = {
+        "recipe.image_size[1]": Space(low=32, high=64, step=32),
+        "recipe.image_size[0]": Space(choices=(64, 128)),
+    }
+    (search,) = searches(Search(space=space, sampler="grid"))
+    assert repr(search.search.space["recipe.image_size[1]"].low) == "32"
+    config = search.trial(0, {"recipe.image_size[1]": 32, "recipe.image_size[0]": 64}).config
+    assert config.recipe.image_size == (64, 32)
+    assert search.trial(0, {"recipe.image_size[0]": 64}).config.recipe.image_size == (64, 128)
+    changed = {"recipe.image_size": [64, 32]}
+    assert {
+        trial.key for trial in search.winner_trials({"recipe.image_size[1]": 32, "recipe.image_size[0]": 64})
+    } == set(expanded({**BDB, "overrides": changed}).trials)
+
+
+def test_the_best_of_a_search_are_the_trials_of_their_rows() -> None:
+    rows = ({**BDB, "winner": True}, {**BDB, "winner": 2}, {**BDB, "winner": 3})
+    found = expand(PARAMS, [table(*rows, search=HEIGHT.model_copy(update={"top": 3}))], DATA)
+    (search,) = found.searches
+    points = [{"model.rh": 0.4}, {"model.rh": 0.2}]
+    winners = [{"number": number, "params": point} for number, point in enumerate(points)]
+    content = outline(PARAMS, found, {("t", "synthetic"): {"trials": [], "winners": winners, "over": True}})
+    keys_of_rows = [row["keys"]["synthetic"] for row in content["experiments"][0]["rows"]]
+    assert keys_of_rows == [*([trial.key for trial in search.winner_trials(point)] for point in points), []]
 
 
 # --- what is wrong is told before anything runs ----------------------------------------------------------------------
@@ -428,9 +497,10 @@ def test_all_wrong_rows_are_told_at_once() -> None:
 def test_the_plan_as_json() -> None:
     params = with_params(tracking=PARAMS.tracking.model_copy(update={"ui": "http://me:secret@host:5000"}))
     found = expand(params, experiments.load(PARAMS.experiments), DATA)
-    tried = {"number": 0, "params": {"model.rh": 0.4}, "value": 0.5, "status": "done", "key": "k" * 20}
+    tried = {"number": 0, "params": {"model.rh": 0.4}, "values": [0.5], "status": "done", "key": "k" * 20}
     winner = {"number": 0, "params": {"model.rh": 0.4}}
-    content = outline(params, found, {("bdb_block_height", "synthetic"): {"trials": [tried], "winner": winner}})
+    outcome = {"trials": [tried], "winners": [winner], "over": True}
+    content = outline(params, found, {("bdb_block_height", "synthetic"): outcome})
     assert json.loads(json.dumps(content)) == content  # plain JSON types
     assert content["datasets"] == {"synthetic": "Embedded set"}
     assert (content["profile"], content["seeds"]) == ("demo", [0, 1, 2])
@@ -457,12 +527,12 @@ def test_the_plan_as_json() -> None:
     assert search["published"] is None
     space = found.searches[0].search.space["model.rh"]
     assert search["search"]["synthetic"] == {
-        "objective": "mAP",
+        "objectives": ["mAP"],
         "space": {"model.rh": space.model_dump(include={"low", "high", "step"})},
         "trials": [tried],
-        "winner": winner,
+        "winners": [winner],
+        "over": True,
     }
-    assert space.model_fields_set == {"low", "high", "step"}
     won = search["rows"][1]
     assert won["keys"]["synthetic"] == [trial.key for trial in found.searches[0].winner_trials({"model.rh": 0.4})]
     assert won["published_method"] is None
@@ -470,6 +540,6 @@ def test_the_plan_as_json() -> None:
 
 def test_a_search_without_a_winner_leaves_its_row_empty() -> None:
     found = expand(PARAMS, experiments.load(("bdb_block_height",)), DATA)
-    content = outline(PARAMS, found, {("bdb_block_height", "synthetic"): {"trials": [], "winner": None}})
+    content = outline(PARAMS, found, {("bdb_block_height", "synthetic"): {"trials": [], "winners": [], "over": False}})
     row = content["experiments"][0]["rows"][1]
     assert (row["keys"], row["settings"]) == ({"synthetic": []}, {})

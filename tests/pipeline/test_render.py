@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline import published, render, report, tables
+from pipeline import figures, published, render, report, tables
 from pipeline.tables import Experiment, Table
 from tests.pipeline import results_factory as made
 
@@ -250,14 +250,14 @@ def test_hostile_names_come_back_from_csv() -> None:
 
 @given(st.lists(st.text(max_size=80), unique=True, max_size=5))
 def test_file_names_are_safe_and_keep_names_apart(names: list[str]) -> None:
-    stems = [render.file_stem(name) for name in names]
+    stems = [figures.file_stem(name) for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,80}", stem) for stem in stems)
     assert len(set(stems)) == len(names)
 
 
 def test_a_plain_name_is_its_own_file_name() -> None:
-    assert render.file_stem("bdb_table7a") == "bdb_table7a"
-    assert "/" not in render.file_stem("../../etc/passwd")
+    assert figures.file_stem("bdb_table7a") == "bdb_table7a"
+    assert "/" not in figures.file_stem("../../etc/passwd")
 
 
 # --- HTML ---

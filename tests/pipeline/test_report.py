@@ -11,9 +11,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 
 from pipeline import report
+from pipeline.search_report import importances, tried
+from pipeline.tables import SearchEntry
 from tests.pipeline import results_factory as made
 
 CHROMIUM = shutil.which("chromium")
@@ -133,13 +136,69 @@ def test_a_search_without_a_winner_says_so(tmp_path: Path) -> None:
     path = root / "results/plan.json"
     plan = json.loads(path.read_text())
     entry = plan["experiments"][2]
-    entry["search"]["synthetic"]["winner"] = None
+    entry["search"]["synthetic"] |= {"winners": [], "over": False}
     entry["rows"][1]["keys"] = {"synthetic": []}
     path.write_text(json.dumps(plan))
     report.run(root)
     page = (root / "reports/generated/index.html").read_text()
     assert "No winner yet." in page
     assert 'class="winner"' not in page
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of four settings, one of them conditional, with two objectives, and a short one beside it."""
+    rows, long = made.wide_search()
+    few, short = made.wide_search("short", trials=8)
+    root = made.write(tmp_path_factory.mktemp("wide") / "root", [*rows, *few], made.plan([long, short]))
+    report.run(root)
+    return root
+
+
+def test_a_search_of_several_settings_and_objectives_has_all_its_figures(wide: Path) -> None:
+    names = {name for name in contents(wide) if name.startswith("figures/wide")}
+    kinds = {name.removeprefix("figures/wide-synthetic-").rpartition("-")[0] or name for name in names}
+    assert kinds == {
+        *(f"figures/wide-synthetic-{kind}.svg" for kind in ("history", "front", "parallel", "importance")),
+        *("recipe-schedule-peak_lr", "model-drop_rule", "model-alpha", "model-attention"),
+    }
+    page = (wide / "reports/generated/index.html").read_text()
+    assert "its values are mAP on those and the median seconds of an epoch" in page
+    assert "it has the best mAP" in page
+    assert len(re.findall(r'<td title="not asked for here">', page)) == 6 + 2
+    assert "done, number 2 of the best" in page
+
+
+def test_few_trials_say_why_importance_is_not_drawn(wide: Path) -> None:
+    page = (wide / "reports/generated/index.html").read_text()
+    assert page.count("estimated from 12 finished trials on") == 1
+    assert "from 12 finished trials on; there are 7." in page
+    assert "figures/short-synthetic-importance.svg" not in contents(wide)
+
+
+def test_importance_finds_the_setting_that_matters() -> None:
+    _, experiment = made.wide_search(trials=60)
+    entry = pydantic.TypeAdapter(SearchEntry).validate_json(json.dumps(experiment["search"]["synthetic"]))
+    shares = importances(entry)
+    assert max(shares, key=lambda path: shares[path]) == "model.alpha"
+    assert shares["model.alpha"] > 0.5
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importances(entry) == shares
+    assert set(shares) == set(entry.space)
+
+
+def test_the_front_is_marked_among_the_finished_trials() -> None:
+    """Oracle: who is beaten, written out."""
+    _, experiment = made.wide_search()
+    entry = pydantic.TypeAdapter(SearchEntry).validate_json(json.dumps(experiment["search"]["synthetic"]))
+    shown = [one for one in tried(entry) if not one.pruned]
+    for one in shown:
+        beaten = any(
+            other.values[0] >= one.values[0] and other.values[1] <= one.values[1] and other.values != one.values
+            for other in shown
+        )
+        assert one.on_front != beaten
+    assert not any(one.on_front for one in tried(entry) if one.pruned)
 
 
 def test_plots_for_dvc_have_one_line_a_row_and_one_a_search_trial(demo: Path) -> None:
@@ -156,7 +215,7 @@ def test_plots_for_dvc_have_one_line_a_row_and_one_a_search_trial(demo: Path) ->
 
 def test_figures_are_documents_of_their_own(demo: Path) -> None:
     drawn = [text for name, text in contents(demo).items() if name.startswith("figures/")]
-    assert len(drawn) == 3 * 2 + 1
+    assert len(drawn) == 3 * 2 + 2  # of the search: its history, and the objective by its one setting
     for text in drawn:
         assert ElementTree.fromstring(text.decode()).tag == "{http://www.w3.org/2000/svg}svg"
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.store import TrialStore
+from pipeline.store import TrialStore, _seals
 
 KEY = "0123456789abcdef0123"
 RESULT = {"status": "done", "metrics": {"mAP": 0.1 + 0.2, "Rank-1": 1 / 3}, "epochs": 3}
@@ -227,6 +227,9 @@ def test_a_full_disk_keeps_the_old_files_and_leaves_no_scrap(
         lambda folder: (folder / "result.json").unlink(),
         lambda folder: (folder / "DONE").write_text(""),
         lambda folder: (folder / "DONE").unlink(),
+        lambda folder: (folder / "per_query.npz").unlink(),
+        lambda folder: (folder / "spec.json").write_text("{}"),
+        lambda folder: (folder / "metrics.jsonl").write_text('{"epoch": 1}\n'),
     ],
 )
 def test_a_damaged_result_is_not_believed_and_can_be_redone(
@@ -316,6 +319,9 @@ def test_a_pickle_planted_in_the_store_is_not_read(store: TrialStore) -> None:
     folder = opened(store)
     store.finish(KEY, RESULT, PER_QUERY)
     np.savez(folder / "per_query.npz", evil=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(LookupError, match="running"):
+        store.per_query(KEY)
+    (folder / "DONE").write_bytes(_seals(folder))  # by somebody who knows how
     with pytest.raises(ValueError, match="allow_pickle=False"):
         store.per_query(KEY)
 
@@ -357,6 +363,56 @@ def test_epochs_are_the_last_line_of_each_whatever_a_kill_tore(
     by_epoch = {line["epoch"]: line for line in [*expected, *resumed]}
     found = store.epochs(KEY)
     assert json.dumps(found) == json.dumps([by_epoch[epoch] for epoch in sorted(by_epoch)])
+
+
+def test_the_epochs_of_a_trial_that_is_done_stay_as_they_are(store: TrialStore) -> None:
+    opened(store)
+    store.append_epoch(KEY, {"epoch": 1, "loss": 0.5})
+    store.finish(KEY, RESULT)
+    store.append_epoch(KEY, {"epoch": 1, "loss": 0.25})  # trained once more, for its weights
+    assert store.epochs(KEY) == [{"epoch": 1, "loss": 0.5}]
+    assert store.state(KEY) == "done"
+
+
+def test_a_line_that_was_changed_does_not_count(store: TrialStore) -> None:
+    path = opened(store) / "metrics.jsonl"
+    store.append_epoch(KEY, {"epoch": 1, "loss": 0.5})
+    store.append_epoch(KEY, {"epoch": 2, "loss": 0.25})
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    assert store.epochs(KEY) == [{"epoch": 2, "loss": 0.25}]
+
+
+def test_attempts_are_told_with_their_ends(store: TrialStore) -> None:
+    opened(store)
+    assert store.attempts(KEY) == []
+    store.attempt(KEY, {"event": "started", "host": "a", "from_epoch": 0})
+    store.attempt(KEY, {"event": "started", "host": "b", "from_epoch": 2})  # of the first nobody saw the end
+    store.attempt(KEY, {"event": "ended", "outcome": "again", "reason": "worker lost"})
+    store.attempt(KEY, {"event": "ended", "outcome": "preempted"})  # before it could say that it began
+    first, second, third = store.attempts(KEY)
+    assert set(first) == {"started", "host", "from_epoch"}
+    assert (second["host"], second["from_epoch"], second["outcome"], second["reason"]) == (
+        "b",
+        2,
+        "again",
+        "worker lost",
+    )
+    assert set(second) == {"started", "host", "from_epoch", "ended", "outcome", "reason"}
+    assert (third["outcome"], set(third)) == ("preempted", {"ended", "outcome"})
+
+
+def test_a_damaged_file_names_itself_and_what_to_do(store: TrialStore) -> None:
+    folder = opened(store)
+    (folder / "spec.json").write_text('{"config')
+    with pytest.raises(ValueError, match=rf"{folder}/spec\.json is damaged \(.*\); remove it: the next sweep runs"):
+        store.spec(KEY)
+
+
+def test_what_is_set_aside_is_kept_under_another_name(store: TrialStore) -> None:
+    state = opened(store) / "state.safetensors"
+    state.write_bytes(b"harmed")
+    assert store.set_aside(state).read_bytes() == b"harmed"
+    assert not state.exists()
 
 
 def test_epochs_of_a_trial_that_never_trained_are_none(store: TrialStore) -> None:

@@ -1,13 +1,15 @@
-"""What a sweep looks at before it starts."""
+"""What a sweep looks at before it starts, and what it says when it ends."""
 
+import os
 from pathlib import Path
 
+import filelock
 import pytest
 
 from pipeline import experiments, sweep
 from pipeline.agenda import Agenda
 from pipeline.params import load
-from pipeline.plan import expand
+from pipeline.plan import Plan, expand
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from reid.data.decode import Fit
@@ -54,3 +56,38 @@ def test_images_that_would_lose_their_shape_are_refused_and_enlarged_ones_named(
     assert "the images of market1501 are packed at 64 x 32: they are enlarged" in warning
     with pytest.raises(ParamsError, match=r"image_size is 128 x 128, and the images of cub200 are padded to 256 x 128"):
         sweep._check_sizes(plan, {"cub200": packed("cub200", (256, 128), "pad"), "market1501": small})
+
+
+def test_the_count_at_the_end_is_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = list(comparison(tmp_path).declared.values())[:5]
+    plan = Plan(experiments=(), trials={trial.key: trial for trial in trials}, searches=())
+    agenda = Agenda(plan, TrialStore(tmp_path))
+    done, harmed, *failed, _ = (agenda.next() for _ in trials)
+    for trial in (done, harmed, *failed):
+        assert trial is not None
+        agenda.store.open(trial)
+    for trial in (done, harmed):
+        agenda.store.finish(trial.key, {"status": "done", "metrics": {}})
+        agenda.ended(trial.key)
+    for trial, reason in zip(failed, ("diverged: nan in epoch 3", "timeout: an attempt may take 1 min"), strict=True):
+        agenda.store.fail(trial.key, reason=reason)
+        agenda.ended(trial.key)
+    assert sweep._verdict(agenda) == sweep.UNFINISHED
+    assert "5 declared = 2 done + 2 failed (1 diverged, 1 timeout) + 1 unfinished\n" in capsys.readouterr().out
+    (agenda.store.folder(harmed.key) / "result.json").write_text("{}")
+    assert sweep._verdict(agenda) == sweep.UNFINISHED
+    said = capsys.readouterr()
+    assert "5 declared = 1 done + 2 failed (1 diverged, 1 timeout) + 1 unfinished\n" in said.out
+    assert "1 of them have lost their record since it was written" in said.err
+
+
+def test_the_lock_tells_who_holds_it_and_a_dead_owner_s_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "store" / "sweep.lock"
+    with sweep.alone(lock):
+        with pytest.raises(filelock.Timeout), sweep.alone(lock):
+            pass
+        assert sweep._owner(lock).startswith(f"process {os.getpid()} of ")
+        lock.with_suffix(".owner").write_text('{"pid"')
+        assert sweep._owner(lock) == f"an unknown process holds {lock}"
+    with sweep.alone(lock):  # whatever an owner that is gone has left there
+        assert sweep._owner(lock).startswith(f"process {os.getpid()} of ")

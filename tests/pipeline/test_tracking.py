@@ -6,24 +6,30 @@ import json
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from pipeline import background, tracking
-from pipeline.tracking import Mirror, ui_command
+from pipeline import addresses, background, tracking
+from pipeline.addresses import ui_command
+from pipeline.keys import scoring_spec, trial_key
+from pipeline.tracking import Mirror
 from reid.config import flatten, to_dict
-from tests.pipeline.tracking_bench import METRICS, START, Bench, closed_port, line, make_trial, result, sweep
+from reid.data.dataset import ReidData
+from tests.pipeline.tracking_bench import METRICS, START, Bench, line, make_trial, result, sweep
+from tests.services import free_port
 
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing in them: making one takes seconds."""
     root = tmp_path_factory.mktemp("schema")
-    MlflowClient(tracking.store_uri(None, root)).search_experiments()
+    MlflowClient(addresses.store_uri(None, root)).search_experiments()
     return root / "mlflow.db"
 
 
@@ -86,6 +92,60 @@ def test_parameters_and_specification(bench: Bench) -> None:
     (folder,) = (bench.root / "mlartifacts").rglob("spec.json")
     assert run.info.run_id in folder.parts
     assert json.loads(folder.read_text()) == trial.spec
+
+
+def test_what_a_trial_cost(bench: Bench) -> None:
+    trial = make_trial()
+    bench.train(trial, range(1, 4))
+    cost = {"seconds": 7200.0, "device": "cpu", "cpus": 4, "gpus": 0.25, "peak_memory_mb": 512.5, "cpu_seconds": 9000}
+    bench.store.finish(trial.key, result() | {"cost": cost})
+    tracker = bench.tracker()
+    with tracker.sweep("smoke", bench.store):
+        tracker.sync([trial])
+    run = bench.runs()[trial.key]
+    assert {name: float(run.data.tags[f"cost.{name}"]) for name in ("gpu_hours", "cpu_hours")} == {
+        "gpu_hours": 0.5,
+        "cpu_hours": 8.0,
+    }
+    costs = {name: value for name, value in run.data.metrics.items() if name.startswith("cost/")}
+    assert costs == {"cost/seconds": 7200.0, "cost/peak_memory_mb": 512.5, "cost/cpu_seconds": 9000.0}
+
+
+def test_the_data_set_of_a_trial(bench: Bench) -> None:
+    trial = make_trial()
+    sweep(bench, [trial])
+    assert bench.inputs(trial.key) == [("synthetic", "d" * 36, "training, test", {})]
+
+
+def test_both_data_sets_of_a_transfer(bench: Bench) -> None:
+    trained = make_trial()
+    target = {"dataset": "market1501", "data_digest": "f" * 64}
+    spec = scoring_spec(trained.spec, trained.config, source=trained.key, target=target)
+    trial = dataclasses.replace(trained, key=trial_key(spec), spec=spec, name="to-market")
+    sweep(bench, [trained, trial])
+    assert bench.inputs(trial.key) == [
+        ("market1501", "f" * 36, "test", {}),
+        ("synthetic", "d" * 36, "training", {}),
+    ]
+    assert bench.runs()[trial.key].data.tags["dataset"] == "synthetic->market1501"
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "val"])
+def test_counts_are_those_of_the_data_that_was_used(
+    bench: Bench, evaluate_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"test": "a" * 64, "val": "b" * 64}
+    data = SimpleNamespace(images=range(9), digest_for=digests.__getitem__)
+    monkeypatch.setattr(ReidData, "load", lambda folder: data)
+    folder = bench.root / "data" / "synthetic"
+    folder.mkdir(parents=True)
+    (folder / "info.json").write_text(json.dumps({"counts": {"train": {"images": 5}}}))
+    used = make_trial(data_digest=digests[evaluate_on], evaluate_on=evaluate_on)
+    sweep(bench, [used, make_trial()])
+    expected = {"num_rows": 9, "train": {"images": 5}}
+    digest = digests[evaluate_on][:36]
+    assert bench.inputs(used.key) == [("synthetic", digest, f"training, {evaluate_on}", expected)]
+    assert bench.inputs(make_trial().key) == [("synthetic", "d" * 36, "training, test", {})]  # of other data
 
 
 def test_a_pruned_trial_is_killed_and_its_last_scores_count_once(bench: Bench) -> None:
@@ -249,6 +309,7 @@ def test_an_interrupted_sweep_leaves_nothing_running(
             tracker.epoch(trial.key, line(2))
             if error:
                 raise error
+            tracker.sync([trial])  # as after Ctrl-C, when Tune returns as if all were well
     run = bench.runs()[trial.key]
     assert (run.info.status, run.data.tags["trial.verdict"]) == ("KILLED", "interrupted")
     assert [step for step, _ in bench.history(trial.key, "loss")] == [1, 2]
@@ -273,7 +334,7 @@ def test_epochs_are_seen_while_the_trial_runs(bench: Bench, monkeypatch: pytest.
 
 
 def test_a_dead_server_costs_seconds_and_one_warning(bench: Bench) -> None:
-    trial, tracker = make_trial(), bench.tracker(f"http://me:hunter2@127.0.0.1:{closed_port()}")
+    trial, tracker = make_trial(), bench.tracker(f"http://me:hunter2@127.0.0.1:{free_port()}")
     started = time.monotonic()
     with tracker.sweep("smoke", bench.store):
         tracker.started(trial)
@@ -301,25 +362,84 @@ def test_a_hung_server_is_not_waited_for(bench: Bench, monkeypatch: pytest.Monke
     assert len(bench.warnings) == 1
 
 
-def test_what_breaks_midway_is_written_by_the_next_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = [make_trial(seed) for seed in range(2)]
+def test_what_breaks_midway_is_told_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = trials = [make_trial(seed) for seed in range(3)]
     tracker = bench.tracker()
-    with monkeypatch.context() as patch, tracker.sweep("smoke", bench.store):
+    with tracker.sweep("smoke", bench.store):
+        with monkeypatch.context() as patch:
 
-        def full(*_: Any) -> None:
-            raise OSError("database or disk is full, see https://me:hunter2@disks")
+            def full(*_: Any) -> None:
+                raise OSError("database or disk is full, see https://me:hunter2@disks")
 
-        patch.setattr(Mirror, "end", full)
-        for trial in trials:
-            tracker.started(trial)
+            patch.setattr(Mirror, "end", full)
+            for trial in (first, second):
+                tracker.started(trial)
+                bench.train(trial, range(1, 3))
+                tracker.epoch(trial.key, line(2))
+            bench.finish(first)
+            tracker.ended(first.key, "done")
+            wait_for(lambda: bool(bench.warnings))
+        monkeypatch.setattr(tracking, "_AGAIN_SECONDS", 0.0)
+        tracker._again = 0.0
+        tracker.started(third)  # a minute later
+        wait_for(lambda: third.key in bench.runs())
+        assert bench.runs()[first.key].info.status == "FINISHED"
+        assert [step for step, _ in bench.history(second.key, "loss")] == [1, 2]
+        assert bench.runs()[second.key].info.status == "RUNNING"
+        for trial in (second, third):
             bench.finish(trial)
             tracker.ended(trial.key, "done")
+        tracker.sync(trials)
     (warning,) = bench.warnings
     assert "OSError: database or disk is full, see https://***@disks" in warning
-    bench.warnings.clear()
-    sweep(bench, trials)
-    assert {run.info.status for run in bench.runs().values()} == {"FINISHED"}
-    assert len(bench.runs()) == 2
+    assert "python -m pipeline reconcile" in warning
+    assert set(tracker.run_ids()) == {trial.key for trial in trials}
+    bench.assert_complete()
+    assert {run.info.status for run in bench.all_runs()} == {"FINISHED"}
+
+
+def test_the_end_of_a_sweep_is_a_last_chance(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, tracker = make_trial(), bench.tracker()
+    with tracker.sweep("smoke", bench.store):
+        with monkeypatch.context() as patch:
+            patch.delattr(Mirror, "start")
+            tracker.started(trial)
+            wait_for(lambda: bool(bench.warnings))
+        bench.finish(trial)
+        tracker.ended(trial.key, "done")  # within the minute: not tried
+        assert not bench.runs()
+        tracker.sync([trial])
+    assert len(bench.warnings) == 1
+    bench.assert_complete()
+
+
+def test_another_writer_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_CONNECT_SECONDS", 0.1)
+    trial, tracker = make_trial(), bench.tracker()
+    reconciling = tracking.writing(bench.store)
+    reconciling.acquire()
+    with tracker.sweep("smoke", bench.store):
+        tracker.started(trial)
+        bench.finish(trial)
+        tracker.ended(trial.key, "done")
+        assert bench.client.get_experiment_by_name("reid") is None
+        reconciling.release()
+    assert not bench.warnings
+    bench.assert_complete()
+
+
+def test_another_writer_that_does_not_end_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_OTHER_SECONDS", 0.1)
+    with tracking.writing(bench.store), bench.tracker().sweep("smoke", bench.store):
+        pass
+    assert "another process writes this trial store to MLflow" in bench.warnings[0]
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_warning_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,11 +451,11 @@ def test_a_warning_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_addresses_do_not_depend_on_the_working_directory(tmp_path: Path) -> None:
-    assert tracking.store_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert tracking.store_uri("sqlite:///runs/x.db", tmp_path) == f"sqlite:///{tmp_path}/runs/x.db"
-    assert tracking.store_uri("sqlite:////var/x.db", tmp_path) == "sqlite:////var/x.db"
+    assert addresses.store_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert addresses.store_uri("sqlite:///runs/x.db", tmp_path) == f"sqlite:///{tmp_path}/runs/x.db"
+    assert addresses.store_uri("sqlite:////var/x.db", tmp_path) == "sqlite:////var/x.db"
     for other in ("http://mlflow:5000", "postgresql://db/mlflow"):
-        assert tracking.store_uri(other, tmp_path) == other
+        assert addresses.store_uri(other, tmp_path) == other
 
 
 def test_the_pages_are_served_on_loopback_with_few_processes(tmp_path: Path) -> None:

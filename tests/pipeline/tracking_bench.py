@@ -1,20 +1,23 @@
 """A store beside an MLflow database, what to put into the one and how to look at the other."""
 
-import socket
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline import provenance, tracking
+from pipeline import addresses, provenance
 from pipeline.keys import setting_key, trial_key, trial_spec
+from pipeline.params import Params, load
 from pipeline.plan import Trial
 from pipeline.store import TrialStore
 from pipeline.tracking import Mirror, Tracker
 from reid import methods
 from reid.config import TrialConfig
 
+ROOT = Path(__file__).parent.parent.parent
 START = 1_700_000_000.0
 METRICS = {
     "mAP": 0.5,
@@ -32,13 +35,13 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store, self.warnings = root, TrialStore(root / "results" / "trials"), list[str]()
-        self.uri = tracking.store_uri(None, root)
+        self.uri = addresses.store_uri(None, root)
 
     def tracker(self, uri: str | None = None) -> Tracker:
         return Tracker(uri, "reid", self.root, warn=self.warnings.append)
 
     def mirror(self) -> Mirror:
-        mirror = Mirror(self.uri, "reid", (self.root / "mlartifacts").as_uri(), self.store)
+        mirror = Mirror(self.uri, "reid", self.root, self.store)
         mirror.start_sweep("smoke")
         return mirror
 
@@ -60,9 +63,52 @@ class Bench:
         (parent,) = (run for run in self.all_runs() if "sweep.name" in run.data.tags)
         return parent
 
+    def inputs(self, key: str) -> list[tuple[str, str, str, dict[str, Any]]]:
+        """Name, digest, use and profile of the data sets of a trial's run."""
+        run = self.client.get_run(self.runs()[key].info.run_id)  # a list of runs comes without them
+        return sorted(
+            (item.dataset.name, item.dataset.digest, item.tags[0].value, json.loads(item.dataset.profile))
+            for item in run.inputs.dataset_inputs
+        )
+
     def history(self, key: str, name: str) -> list[tuple[int, float]]:
         points = self.client.get_metric_history(self.runs()[key].info.run_id, name)
         return [(point.step, point.value) for point in points]
+
+    def params(self, uri: str | None = None) -> Params:
+        """This repository's, for this root: written there as params.yaml as well."""
+        text = (ROOT / "params.yaml").read_text()
+        (self.root / "params.yaml").write_text(text.replace("uri: null", f"uri: {json.dumps(uri)}"))
+        tracking = _params().tracking.model_copy(update={"uri": uri})
+        return _params().model_copy(update={"tracking": tracking})
+
+    def assert_complete(self) -> int:
+        """MLflow has every point that the store has, once, at its time, and no other; how many there are."""
+        client, runs = self.client, self.runs()
+        assert set(runs) == set(self.store.keys())
+        total = 0
+        for key, run in runs.items():
+            points = [point for name in run.data.metrics for point in client.get_metric_history(run.info.run_id, name)]
+            found = sorted((point.key, point.step, point.value, point.timestamp) for point in points)
+            assert found == sorted(self.stored(key))
+            total += len(found)
+        return total
+
+    def stored(self, key: str) -> list[tuple[str, int, float, int]]:
+        """All that the store has of a trial: metric, step, value and milliseconds since 1970."""
+        points = {
+            (name, int(epoch["epoch"])): (value, round(epoch["time"] * 1000))
+            for epoch in self.store.epochs(key)
+            for name, value in epoch.items()
+            if name not in ("epoch", "time")
+        }
+        if self.store.state(key) == "done":
+            record = self.store.result(key)
+            final = {f"test/{name}": value for name, value in record["metrics"].items()}
+            final["cost/seconds"] = record["cost"]["seconds"]
+            finished = round((START + 60) * 1000)
+            points |= {(name, record["epochs"]): (value, finished) for name, value in final.items()}
+        return [(name, step, value, time) for (name, step), (value, time) in points.items()]
 
     def train(self, trial: Trial, epochs: range, *, later: float = 0.0) -> None:
         self.store.open(trial)
@@ -76,6 +122,11 @@ class Bench:
     def fail(self, trial: Trial, reason: str = "diverged") -> None:
         self.train(trial, range(1, 3))
         self.store.fail(trial.key, reason)
+
+
+@functools.cache
+def _params() -> Params:
+    return load(ROOT / "params.yaml")
 
 
 def line(epoch: int, later: float = 0.0) -> dict[str, float]:
@@ -96,19 +147,19 @@ def result(status: str = "done", epochs: int = 3) -> dict[str, Any]:
     }
 
 
-def make_trial(seed: int = 0, **changes: Any) -> Trial:
+def make_trial(seed: int = 0, data_digest: str = "d" * 64, **changes: Any) -> Trial:
     config = TrialConfig(
         method="baseline", model=methods.config("baseline"), recipe=methods.recipe("baseline"), seed=seed, **changes
     )
-    spec = trial_spec(config, dataset="synthetic", data_digest="d" * 64, code_digest="e" * 64)
+    spec = trial_spec(config, dataset="synthetic", data_digest=data_digest, code_digest="e" * 64)
     key = trial_key(spec)
     name = f"baseline-default-synthetic-s{seed}-{key[:8]}"
     return Trial(key=key, setting=setting_key(spec), name=name, dataset="synthetic", config=config, spec=spec)
 
 
-def sweep(bench: Bench, trials: list[Trial]) -> Tracker:
+def sweep(bench: Bench, trials: list[Trial], *, uri: str | None = None) -> Tracker:
     """A whole sweep, as the executor tells it."""
-    tracker = bench.tracker()
+    tracker = bench.tracker(uri)
     with tracker.sweep("smoke", bench.store):
         for trial in trials:
             if bench.store.state(trial.key) != "done":
@@ -119,9 +170,3 @@ def sweep(bench: Bench, trials: list[Trial]) -> Tracker:
         tracker.sync(trials)
     assert not bench.warnings
     return tracker
-
-
-def closed_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -1,5 +1,8 @@
 """A saved state is complete, exact and never half there."""
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,26 @@ def test_values_are_under_the_checksum_too(tmp_path: Path) -> None:
 def test_under_takes_one_prefix_off() -> None:
     tensors = {"method.a": torch.ones(1), "optimiser.a": torch.zeros(1)}
     assert checkpoint.under("method.", tensors) == {"a": tensors["method.a"]}
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_no_scrap(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"weight": torch.ones(2)}, {"epoch": 1})
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from reid import checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "try: checkpoint.save(Path(sys.argv[1]), {'weight': torch.zeros(9999)}, {'epoch': 2})\n"
+        "except OSError as error: print(error.errno, error.filename)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
+    assert answer.stdout.split() == [str(errno.EFBIG), str(path)]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert checkpoint.load(path)[1] == {"epoch": 1}
+
+
+def test_a_damaged_file_says_which_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(checkpoint.DamagedError, match=r"is damaged .*; remove it") as caught:
+        checkpoint.load(path)
+    assert caught.value.path == path

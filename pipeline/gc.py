@@ -1,0 +1,205 @@
+"""What of the store nothing declared needs any more: found, listed with its size, and deleted when told to.
+
+What the current params.yaml declares is never touched. A trial that merely other parameters declare, with the code and
+the data of today, is what makes going back to them free: it is kept unless `undeclared` is asked for.
+"""
+
+import functools
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from pipeline import keys, sweep
+from pipeline.agenda import Agenda
+from pipeline.params import load
+from pipeline.store import TrialStore
+from pipeline.words import counted, size
+from reid.data.dataset import ReidData
+
+LOCKED = 4
+_DAY = 86400.0
+_GONE = ".gone-"
+CODE, DATA, UNDECLARED = "trials of other code", "trials of other data", "trials of other parameters"
+DAMAGED_SPEC, STATES, NETWORKS = (
+    "trials without a readable record",
+    "states of finished trials",
+    "networks nobody needs",
+)
+ASIDE, SCRATCH = "damaged files set aside", "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """Something that can go: a file or a folder, why, its bytes, and the days since anything in it was written."""
+
+    path: Path
+    why: str
+    bytes: int
+    days: float
+
+
+def run(root: Path, *, yes: bool, older_than: float, undeclared: bool, as_json: bool) -> int:
+    """List what can go; delete it with `yes`.
+
+    Args:
+        root: of the checkout.
+        yes: delete.
+        older_than: days; what was written since stays.
+        undeclared: trials of other parameters, too.
+        as_json: print JSON.
+
+    Returns:
+        0: done. 4: a sweep is running; nothing was looked at.
+    """
+    params = load(root / "params.yaml")
+    store = TrialStore(root / params.sweep.store)
+    try:
+        with sweep.alone(root / "results" / "sweep.lock"), sweep.alone(store.root / "sweep.lock"):
+            found = [item for item in find(root, store) if item.days >= older_than]
+            going = [item for item in found if undeclared or item.why != UNDECLARED]
+            if yes:
+                delete(going, store)
+    except filelock.Timeout as locked:
+        print(f"a sweep is running (it holds {locked.lock_file}): wait for it or stop it", file=sys.stderr)
+        return LOCKED
+    kept = [item for item in found if item not in going]
+    print(_as_json(going, kept, deleted=yes) if as_json else describe(going, kept, deleted=yes))
+    return 0
+
+
+def find(root: Path, store: TrialStore) -> list[Item]:
+    """All that nothing declared needs, in the order of paths.
+
+    Raises:
+        ParamsError: params.yaml is wrong, so that nobody can say what it declares.
+        FileNotFoundError: a data set has not been prepared, and so it cannot be said either.
+    """
+    params = load(root / "params.yaml")
+    agenda = Agenda(sweep.declared(root, params), store)
+    current = _Current(root)
+    unfinished = agenda.unfinished()
+    needed = {trial.key for trial in unfinished} | {trial.source.key for trial in unfinished if trial.source}
+    items: list[Item] = []
+    for folder in sorted(path for path in store.root.glob("*") if path.is_dir() and not path.is_symlink()):
+        if folder.name.startswith("."):
+            if folder.name == ".tune" or folder.name.startswith(_GONE):
+                items.append(_item(folder, SCRATCH))
+        elif not _is_key(store, folder.name):
+            continue  # not ours
+        elif folder.name in agenda.declared:
+            items += _leftovers(folder, finished=folder.name not in needed and agenda.terminal(folder.name))
+        else:
+            items.append(_item(folder, current.why(store, folder.name)))
+    return items
+
+
+def delete(items: list[Item], store: TrialStore) -> None:
+    """Delete; a folder is renamed first, so that a kill leaves scratch and no half of a trial."""
+    for item in items:
+        if not item.path.is_dir():
+            item.path.unlink()
+            continue
+        gone = item.path if item.path.name.startswith(".") else store.root / f"{_GONE}{item.path.name}"
+        item.path.replace(gone)
+        shutil.rmtree(gone)
+
+
+def describe(going: list[Item], kept: list[Item], *, deleted: bool) -> str:
+    """What can go, or has gone, by reason."""
+    lines = [f"{item.path}  {size(item.bytes)}, {item.days:.0f} days old: {item.why}" for item in going]
+    lines += [f"{why}: {counted(number, 'item')}, {size(total)}" for why, number, total in _sums(going)]
+    total = size(sum(item.bytes for item in going))
+    said = f"deleted {counted(len(going), 'item')}, {total}" if deleted else f"{total} can go: --yes deletes them"
+    lines.append(said if going else "nothing can go")
+    if kept:
+        amount = f"{counted(len(kept), 'trial')}, {size(sum(item.bytes for item in kept))}"
+        lines.append(f"kept, for params.yaml may come back to them: {amount}; --undeclared lists them, too")
+    return "\n".join(lines)
+
+
+def _as_json(going: list[Item], kept: list[Item], *, deleted: bool) -> str:
+    def tree(items: list[Item]) -> list[dict[str, Any]]:
+        return [{**asdict(item), "path": str(item.path)} for item in items]
+
+    return json.dumps({"deleted": deleted, "items": tree(going), "kept": tree(kept)})
+
+
+def _sums(items: list[Item]) -> Iterator[tuple[str, int, int]]:
+    for why, number in Counter(item.why for item in items).most_common():
+        yield why, number, sum(item.bytes for item in items if item.why == why)
+
+
+def _leftovers(folder: Path, *, finished: bool) -> Iterator[Item]:
+    """What lies beside the record of a declared trial; `finished`: it is, and nothing waits for its network."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not path.is_file():
+            continue
+        if ".damaged" in path.suffixes:
+            yield _item(path, ASIDE)
+        elif path.suffix == ".tmp":
+            yield _item(path, SCRATCH)
+        elif finished and path.name == "state.safetensors":
+            yield _item(path, STATES)
+        elif finished and path.name == "weights.safetensors":
+            yield _item(path, NETWORKS)
+
+
+class _Current:
+    """The code and the data of today, against which a record is held."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def why(self, store: TrialStore, key: str) -> str:
+        """Why a trial is not declared."""
+        try:
+            spec = store.spec(key)
+            method, on = spec["config"]["method"], spec["config"]["evaluate_on"]
+            data = {spec["dataset"]: (spec["data_digest"], on)}
+            if "scored_on" in spec:
+                data |= {spec["scored_on"]["dataset"]: (spec["scored_on"]["data_digest"], "test")}
+        except (LookupError, ValueError, TypeError):
+            return DAMAGED_SPEC
+        if self._code(method) != spec["code_digest"]:
+            return CODE
+        if any(self._data(name, split) not in (digest, None) for name, (digest, split) in data.items()):
+            return DATA
+        return UNDECLARED
+
+    @functools.cache  # noqa: B019 - lives as long as one command
+    def _code(self, method: str) -> str | None:
+        try:
+            return keys.code_digest(method)
+        except FileNotFoundError:
+            return None  # there is no such method any more
+
+    @functools.cache  # noqa: B019 - lives as long as one command
+    def _data(self, dataset: str, split: str) -> str | None:
+        """The digest of a data set today; None where it is not here, so that nobody can say."""
+        try:
+            return ReidData.load(self._root / "data" / dataset).digest_for("val" if split == "val" else "test")
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _item(path: Path, why: str) -> Item:
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
+    stats = [one.stat() for one in files] or [path.stat()]
+    newest = max(one.st_mtime for one in stats)
+    return Item(path=path, why=why, bytes=sum(one.st_size for one in stats), days=max(0.0, time.time() - newest) / _DAY)
+
+
+def _is_key(store: TrialStore, name: str) -> bool:
+    try:
+        store.folder(name)
+    except ValueError:
+        return False
+    return True

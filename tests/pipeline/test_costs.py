@@ -1,0 +1,221 @@
+"""What `plan` says of hours and disk, against stores made by hand; and when a sweep asks first."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+
+from pipeline import census, costs, experiments, outline, status, sweep
+from pipeline.agenda import Agenda
+from pipeline.costs import Estimate, estimate
+from pipeline.params import load
+from pipeline.plan import Plan, Trial, expand, scored
+from pipeline.store import TrialStore
+from pipeline.words import counted, duration, size
+from reid.checkpoint import save
+from reid.train import build_method
+from tests.pipeline.fake_store import done
+
+ROOT = Path(__file__).parent.parent.parent
+NUM_IDS = {"synthetic": 100}
+
+
+def plan(*names: str) -> Plan:
+    params = load(ROOT / "params.yaml").model_copy(update={"seeds": (0, 1), "datasets": ("synthetic",)})
+    return expand(params, experiments.load(names), {"synthetic": {"val": "v", "test": "t"}})
+
+
+@pytest.fixture(scope="module")
+def table() -> Plan:
+    return plan("bdb_table2")
+
+
+@pytest.fixture(scope="module")
+def searching() -> Plan:
+    return plan("bdb_block_height")
+
+
+def cost(some: Plan, root: Path, *, gpus: float = 0.0, concurrent: int = 2) -> Estimate:
+    return estimate(Agenda(some, TrialStore(root)), cpus=2, gpus=gpus, concurrent=concurrent, num_ids=NUM_IDS)
+
+
+def finish(store: TrialStore, trial: Trial, seconds: float) -> None:
+    store.open(trial)
+    done(store, trial, seconds=seconds, epochs=40)
+
+
+def test_the_pace_is_the_median_of_what_was_measured(table: Plan, tmp_path: Path) -> None:
+    store = TrialStore(tmp_path)
+    trials = [trial for trial in table.trials.values() if trial.config.method == "bdb"]
+    for trial, seconds in zip(trials, (40.0, 400.0, 80.0), strict=False):
+        finish(store, trial, seconds)
+    found = cost(table, tmp_path)
+    left = [trial for trial in table.trials.values() if store.state(trial.key) != "done"]
+    bdb = sum(trial.epochs for trial in left if trial.config.method == "bdb")
+    others = [trial for trial in left if trial.config.method != "bdb"]
+    assert found.hours == pytest.approx(bdb * 2.0 / 3600)  # of 1, 2 and 10 s an epoch
+    assert found.unmeasured == {
+        census.kind(trial.spec, gpus=0): sum(one.epochs for one in others if one.config.method == trial.config.method)
+        for trial in others
+    }
+    assert found.ask_hours == pytest.approx((bdb * 2.0 + sum(trial.epochs for trial in others) * 60) / 3600)
+    assert found.cpu_hours == pytest.approx(2 * found.ask_hours)
+    assert found.gpu_hours == found.search_hours == 0.0
+
+
+def test_what_was_measured_on_a_cpu_says_nothing_of_a_gpu(table: Plan, tmp_path: Path) -> None:
+    for trial in table.trials.values():
+        finish(TrialStore(tmp_path), trial, 40.0)
+    one = next(iter(table.trials.values()))
+    assert census.paces(TrialStore(tmp_path))[census.kind(one.spec, gpus=0)] == 1.0
+    assert census.kind(one.spec, gpus=0.25) not in census.paces(TrialStore(tmp_path))
+    assert census.kind(one.spec, gpus=0) == f"{one.config.method} on synthetic, 128x64, resnet10_w16, CPU"
+    assert cost(table, tmp_path).ask_hours == 0.0  # all is done
+
+
+def test_a_search_counts_at_its_most(searching: Plan, tmp_path: Path) -> None:
+    (item,) = searching.searches
+    agenda = Agenda(searching, TrialStore(tmp_path))
+    finals, declared = item.search.top * len(item.seeds), len(agenda.declared)
+    assert agenda.to_come() > 1
+    assert sum(cost(searching, tmp_path).unmeasured.values()) == 40 * (declared + agenda.to_come() + finals)
+    for hours, trials in ((1.0, 1), (1.4, 2)):  # of two cores, at 40 epochs of a minute
+        rules = item.search.model_copy(update={"gpu_hours": hours})
+        short = replace(searching, searches=(replace(item, search=rules),))
+        assert sum(cost(short, tmp_path).unmeasured.values()) == 40 * (declared + trials + finals)
+
+
+def test_a_network_is_as_large_as_its_file(table: Plan, tmp_path: Path) -> None:
+    """Oracle: the file itself."""
+    config = next(iter(table.trials.values())).config
+    before = torch.get_rng_state()
+    said = costs.network_bytes(config, 100)
+    assert torch.equal(torch.get_rng_state(), before)
+    method = build_method(replace(config, recipe=replace(config.recipe, weights=None)), num_ids=100)
+    save(tmp_path / "weights.safetensors", dict(method.state_dict()), {})
+    file = (tmp_path / "weights.safetensors").stat().st_size
+    assert said <= file <= said * 1.1 + 20_000
+
+
+def test_networks_are_kept_for_those_that_wait(table: Plan, tmp_path: Path) -> None:
+    first = next(iter(table.trials.values()))
+    digests = {"val": "v", "test": "t"}
+    again = scored(first, replace(first.config.recipe.protocol, rerank=True), "synthetic", digests)
+    network = costs.network_bytes(first.config, 100)
+    assert cost(table, tmp_path).weights_bytes == 0
+    found = cost(replace(table, trials={**table.trials, again.key: again}), tmp_path)
+    assert found.weights_bytes == network
+    assert found.unmeasured[f"{census.kind(first.spec, gpus=0)}, scored on synthetic"] == 1
+    alone = replace(table, trials={first.key: first})
+    assert cost(alone, tmp_path).states_bytes == 3 * network  # Adam's two moments
+    assert cost(table, tmp_path).states_bytes == 2 * cost(table, tmp_path, concurrent=1).states_bytes
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_is_longer_says_its_numbers(table: Plan, tmp_path: Path) -> None:
+    found = cost(table, tmp_path, gpus=0.5)
+    assert costs.refusal(found, found.ask_hours) == ""
+    said = costs.refusal(found, found.ask_hours * 0.99)
+    assert len(said.splitlines()) == 1
+    for part in (duration(found.ask_hours * 3600), f"{found.gpu_hours:.1f} GPU-hours", "--yes", "REID_YES=1"):
+        assert part in said
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, table: Plan, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Parameters and a plan without data."""
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.setattr(sweep, "declared", lambda root, params: table)
+    info = type("Info", (), {"counts": {"train": {"identities": 100}}})
+    monkeypatch.setattr("pipeline.outline.PackInfo.load", lambda folder: info)
+    return tmp_path
+
+
+def limit(root: Path, hours: float) -> None:
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("ask_above_hours: 24", f"ask_above_hours: {hours}"))
+
+
+def test_consent_leaves_a_note_and_refusal_leaves_nothing(
+    checkout: Path, table: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit(checkout, 0.5)
+    before = sorted(checkout.rglob("*"))
+    assert not outline.consent(checkout, yes=False)
+    assert "sweep.ask_above_hours is 0.5" in capsys.readouterr().err
+    assert sorted(checkout.rglob("*")) == before
+    assert outline.consent(checkout, yes=True)
+    note = status.read_note(checkout)
+    assert note is not None
+    assert {key: entry["name"] for key, entry in note.trials.items()} == {
+        trial.key: trial.name for trial in table.trials.values()
+    }
+    assert status.read(checkout).waiting == len(table.trials)
+    assert not status.read(checkout).stale
+
+
+def test_a_running_sweep_keeps_its_note(checkout: Path) -> None:
+    assert outline.consent(checkout, yes=True)
+    before = os.stat(checkout / status.NOTE).st_mtime_ns
+    with filelock.FileLock(checkout / status.LOCK):
+        assert outline.consent(checkout, yes=True)  # the sweep itself says who holds the lock
+    assert os.stat(checkout / status.NOTE).st_mtime_ns == before
+
+
+def test_plan_for_people_and_for_machines(
+    checkout: Path, table: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outline, "at_once", lambda sweep: 2)
+    store = TrialStore(checkout / "results" / "trials")
+    trial = next(one for one in table.trials.values() if one.config.method == "bdb")
+    finish(store, trial, 40.0)
+    outline.run(checkout, as_json=True)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["declared"], summary["done"]) == (len(table.trials), 1)
+    assert summary["to_run"] == len(table.trials) - 1
+    assert summary["cost"]["hours"] > 0
+    outline.run(checkout, as_json=False)
+    said = capsys.readouterr().out
+    assert f"{len(table.trials)} trials for" in said
+    assert "with 2 at a time" in said
+    for kind, number in summary["cost"]["unmeasured"].items():
+        assert f"time unknown, never measured here: {number:,} x {kind}" in said
+    assert "disk: " in said
+
+
+def test_slots_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = load(ROOT / "params.yaml").sweep
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for changes, expected in (
+        ({}, 8),
+        ({"cpus_per_trial": 3}, 2),
+        ({"concurrent": 5}, 5),
+        ({"gpus_per_trial": 0.5}, 4),
+        ({"cpus_per_trial": 9}, 1),
+    ):
+        assert outline.at_once(section.model_copy(update=changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (duration(44.6), "45 s"),
+        (duration(185), "3 min 05 s"),
+        (duration(7800), "2 h 10 min"),
+        (duration(3_600_000), "1,000 h"),
+        (size(12_000), "12 kB"),
+        (size(3_400_000), "3.4 MB"),
+        (size(1.25e9), "1.2 GB"),
+        (counted(1, "trial"), "1 trial"),
+        (counted(2000, "trial"), "2,000 trials"),
+    ],
+)
+def test_words(said: str, expected: str) -> None:
+    assert said == expected
