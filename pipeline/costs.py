@@ -17,18 +17,24 @@ from pipeline.words import counted, duration, size
 from reid.config import TrialConfig
 from reid.train import build_method
 
-UNMEASURED_SECONDS = 60.0  # that an epoch counts as where none like it was ever trained
+# What an epoch counts as where none like it was ever trained: a minute for all of Market-1501 at 384 x 128.
+_SECONDS, _IMAGES_AN_IDENTITY = 60.0, 17
+_PIXELS = 751 * _IMAGES_AN_IDENTITY * 384 * 128
 _RECORD_BYTES, _EPOCH_BYTES = 30_000, 250  # of a trial without networks, and of each of its epochs
 _COPIES = {"adam": 3, "sgd": 2}  # of a network in its resumable state: itself and what the optimiser remembers of it
 
 
 @dataclass(frozen=True)
 class Work:
-    """So many trials of a kind, each of so many epochs; none where a network is scored."""
+    """So many trials of a kind, each of so many epochs; none where a network is scored.
+
+    `guess`: seconds an epoch is taken to last where none like it was ever trained.
+    """
 
     kind: str
     trials: int
     epochs: int
+    guess: float
 
     @property
     def units(self) -> int:
@@ -42,7 +48,7 @@ class Estimate:
 
     `hours`: of the trials that are declared; `search_hours`: of those that searches may add. `unmeasured`: epochs (for
     scorings: trials) by kind that nothing like was ever run of, in neither of the two. `cpu_hours`, `gpu_hours`: of all
-    three, the unmeasured at a minute each, and so is `ask_hours`. `weights_bytes`: of the networks that are kept, so
+    three, the unmeasured as guessed, and so is `ask_hours`. `weights_bytes`: of the networks that are kept, so
     long as others wait for them; `states_bytes`: of the trials that run at a time; `records_bytes`: of the rest.
     """
 
@@ -69,15 +75,19 @@ def estimate(agenda: Agenda, *, cpus: int, gpus: float, concurrent: int, num_ids
         num_ids: training identities by data set.
     """
     paces = census.paces(agenda.store)
-    todo = [Work(census.kind(trial.spec, gpus=gpus), 1, trial.epochs) for trial in agenda.unfinished()]
-    later = [_to_come(run, paces, cpus=cpus, gpus=gpus) for run in agenda.searches if not run.final]
+    todo = [
+        Work(census.kind(trial.spec, gpus=gpus), 1, trial.epochs, guess(trial.config, _identities(trial, num_ids)))
+        for trial in agenda.unfinished()
+    ]
+    later = [_to_come(run, paces, cpus=cpus, gpus=gpus, num_ids=num_ids) for run in agenda.searches if not run.final]
     unmeasured: dict[str, int] = {}
+    guessed = 0.0
     for work in (*todo, *later):
         if work.kind not in paces:
             unmeasured[work.kind] = unmeasured.get(work.kind, 0) + work.units
+            guessed += work.units * work.guess / 3600
     hours, search_hours = _hours(todo, paces), _hours(later, paces)
-    assumed = sum(unmeasured.values()) * UNMEASURED_SECONDS / 3600
-    total = hours + search_hours + assumed
+    total = hours + search_hours + guessed
     weights, states = _networks(agenda, num_ids, concurrent)
     return Estimate(
         hours=hours,
@@ -101,7 +111,7 @@ def describe(cost: Estimate, *, concurrent: int) -> list[str]:
     lines = [measured] if cost.hours or cost.search_hours else []
     lines += [f"time unknown, never measured here: {number:,} x {kind}" for kind, number in cost.unmeasured.items()]
     if cost.unmeasured:
-        lines.append(f"with an epoch that was never measured at a minute: {duration(cost.ask_hours * 3600)}")
+        lines.append(f"with what was never measured, guessed by its pixels: {duration(cost.ask_hours * 3600)}")
     share = f"{cost.gpu_hours:.1f} GPU-hours and " * bool(cost.gpu_hours) + f"{cost.cpu_hours:.1f} CPU-hours"
     disk = (
         f"disk: {size(cost.records_bytes)} of records, {size(cost.states_bytes)} of states while trials run, "
@@ -110,15 +120,23 @@ def describe(cost: Estimate, *, concurrent: int) -> list[str]:
     return [*lines, f"that is at most {share}", disk]
 
 
-def _to_come(run: SearchRun, paces: Mapping[str, float], *, cpus: int, gpus: float) -> Work:
+def guess(config: TrialConfig, num_ids: int) -> float:
+    """Seconds that an epoch is taken to last, by the pixels it shows: a word to ask with, and no measurement."""
+    sampler, (height, width) = config.recipe.sampler, config.recipe.image_size
+    images = num_ids * (sampler.images if sampler.epoch == "ids_once" else _IMAGES_AN_IDENTITY)
+    return _SECONDS * images * height * width / _PIXELS
+
+
+def _to_come(run: SearchRun, paces: Mapping[str, float], *, cpus: int, gpus: float, num_ids: Mapping[str, int]) -> Work:
     """What a search may still ask for, within its hours, and the final trials of its best."""
     like, search = run.plan.winner_trials({})[0], run.plan.search
     kind, epochs = census.kind((like.source or like).spec, gpus=gpus), run.plan.base.recipe.schedule.epochs
+    assumed = guess(run.plan.base, num_ids[run.plan.dataset])
     more = 0 if run.over else run.most - len(run.trials)
     if search.gpu_hours is not None:
-        seconds = epochs * paces.get(kind, UNMEASURED_SECONDS)
+        seconds = epochs * paces.get(kind, assumed)
         more = min(more, math.ceil(search.gpu_hours * 3600 / (gpus or cpus) / seconds))
-    return Work(kind, more + search.top * len(run.plan.seeds), epochs)
+    return Work(kind, more + search.top * len(run.plan.seeds), epochs, assumed)
 
 
 def _hours(works: list[Work], paces: Mapping[str, float]) -> float:
@@ -167,6 +185,6 @@ def refusal(cost: Estimate, limit_hours: float) -> str:
     return (
         f"this sweep would take about {duration(cost.ask_hours * 3600)} of one trial after the other "
         f"({cost.gpu_hours:.1f} GPU-hours, {cost.cpu_hours:.1f} CPU-hours; of it {unknown} that were never measured, "
-        f"at a minute each), and sweep.ask_above_hours is {limit_hours:g}: start it with --yes, or REID_YES=1 for dvc "
-        f"repro; python -m pipeline plan says more"
+        f"guessed by their pixels), and sweep.ask_above_hours is {limit_hours:g}: start it with --yes, or REID_YES=1 "
+        f"for dvc repro; python -m pipeline plan says more"
     )

@@ -62,7 +62,9 @@ def test_the_pace_is_the_median_of_what_was_measured(table: Plan, tmp_path: Path
         census.kind(trial.spec, gpus=0): sum(one.epochs for one in others if one.config.method == trial.config.method)
         for trial in others
     }
-    assert found.ask_hours == pytest.approx((bdb * 2.0 + sum(trial.epochs for trial in others) * 60) / 3600)
+    pixels = 100 * 4 * 128 * 64 / (751 * 17 * 384 * 128)  # of an epoch here, to one of Market-1501
+    guessed = sum(trial.epochs for trial in others) * 60 * pixels
+    assert found.ask_hours == pytest.approx((bdb * 2.0 + guessed) / 3600)
     assert found.cpu_hours == pytest.approx(2 * found.ask_hours)
     assert found.gpu_hours == found.search_hours == 0.0
 
@@ -83,8 +85,9 @@ def test_a_search_counts_at_its_most(searching: Plan, tmp_path: Path) -> None:
     finals, declared = item.search.top * len(item.seeds), len(agenda.declared)
     assert agenda.to_come() > 1
     assert sum(cost(searching, tmp_path).unmeasured.values()) == 40 * (declared + agenda.to_come() + finals)
-    for hours, trials in ((1.0, 1), (1.4, 2)):  # of two cores, at 40 epochs of a minute
-        rules = item.search.model_copy(update={"gpu_hours": hours})
+    share = 2 * 40 * costs.guess(item.base, 100) / 3600  # of two cores, for 40 epochs
+    for hours, trials in ((0.9, 1), (1.1, 2)):
+        rules = item.search.model_copy(update={"gpu_hours": hours * share})
         short = replace(searching, searches=(replace(item, search=rules),))
         assert sum(cost(short, tmp_path).unmeasured.values()) == 40 * (declared + trials + finals)
 
@@ -113,6 +116,13 @@ def test_networks_are_kept_for_those_that_wait(table: Plan, tmp_path: Path) -> N
     alone = replace(table, trials={first.key: first})
     assert cost(alone, tmp_path).states_bytes == 3 * network  # Adam's two moments
     assert cost(table, tmp_path).states_bytes == 2 * cost(table, tmp_path, concurrent=1).states_bytes
+
+
+def test_an_epoch_that_was_never_measured_is_guessed_by_its_pixels(table: Plan) -> None:
+    config = next(iter(table.trials.values())).config
+    large = replace(config.recipe, image_size=(384, 128), sampler=replace(config.recipe.sampler, epoch="images_once"))
+    assert costs.guess(replace(config, recipe=large), 751) == pytest.approx(60)
+    assert costs.guess(config, 100) < 1
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
@@ -145,10 +155,10 @@ def limit(root: Path, hours: float) -> None:
 def test_consent_leaves_a_note_and_refusal_leaves_nothing(
     checkout: Path, table: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit(checkout, 0.5)
+    limit(checkout, 0.01)
     before = sorted(checkout.rglob("*"))
     assert not outline.consent(checkout, yes=False)
-    assert "sweep.ask_above_hours is 0.5" in capsys.readouterr().err
+    assert "sweep.ask_above_hours is 0.01" in capsys.readouterr().err
     assert sorted(checkout.rglob("*")) == before
     assert outline.consent(checkout, yes=True)
     note = status.read_note(checkout)
