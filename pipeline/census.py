@@ -4,7 +4,6 @@ A trial counts as done here when DONE vouches for its `result.json`. The other f
 read: of ten thousand trials that would take seconds. A sweep does read them, and runs again what is damaged.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +11,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.store import State, TrialStore
@@ -79,18 +77,6 @@ def plain_name(key: str, spec: Mapping[str, Any]) -> str:
     """A readable name of a trial of which only the record is known."""
     config = spec["config"]
     return f"{config['method']}-{spec['dataset']}-s{config['seed']}-{key[:8]}"
-
-
-def held(lock: Path) -> bool:
-    """Whether some process has locked the file of a `pipeline.sweep.alone`; tried for an instant, and not kept."""
-    if not lock.is_file():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _device(gpus: float) -> str:

@@ -4,7 +4,6 @@ What is wrong with it is for `pipeline.doctor` to say. Whatever is broken, the r
 mistakes, the sections that are right are used.
 """
 
-import fcntl
 import json
 import os
 import threading
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline import machine, places
+from pipeline import locks, machine, places
 from pipeline.params import ParamsError, Prepare, Sweep
 from pipeline.places import Place
 from pipeline.store import TrialStore
@@ -126,7 +125,7 @@ class Survey:
         store = TrialStore(root / (self.sweep.store if self.sweep else "results/trials"))
         environment = machine.environment(root / "requirements.lock")
         disks = machine.disks({"data": root / "data", "results": root / "results", "trials": store.root})
-        locks = [_sweep_lock(root / "results" / "sweep.lock"), *_dvc_locks(root / ".dvc" / "tmp")]
+        found = [_sweep_lock(root / locks.LOCK), *_dvc_locks(root / ".dvc" / "tmp")]
         states = Counter(map(store.state, store.keys()))
         return Checkup(
             root=root,
@@ -134,7 +133,7 @@ class Survey:
             datasets=self._datasets(),
             environment=environment,
             disks=disks,
-            locks=locks,
+            locks=found,
             store=store.root,
             trials={state: states[state] for state in ("done", "running", "failed")},
         )
@@ -251,13 +250,8 @@ def _prepared(folder: Path) -> Prepared:
 
 
 def _sweep_lock(path: Path) -> Lock:
-    """The lock of `pipeline.sweep.alone`; its file and its owner's stay when a sweep ends, in whatever way."""
-    try:
-        owner = json.loads(path.with_suffix(".owner").read_text())
-        said = f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        said = ""
-    return Lock(name="sweep", path=path, state="held" if _is_held(path) else "free", owner=said)
+    """The lock of `pipeline.locks`; its file and its owner's stay when a sweep ends, in whatever way."""
+    return Lock(name="sweep", path=path, state="held" if locks.held(path) else "free", owner=locks.noted_owner(path))
 
 
 def _dvc_locks(folder: Path) -> list[Lock]:
@@ -265,7 +259,7 @@ def _dvc_locks(folder: Path) -> list[Lock]:
     lock, shared = folder / "lock", folder / "rwlock"
     owner = f"process {lock.read_text().strip()}" if lock.is_file() else ""
     return [
-        Lock(name="dvc", path=lock, state="held" if _is_held(lock) else "free", owner=owner),
+        Lock(name="dvc", path=lock, state="held" if locks.held(lock) else "free", owner=owner),
         _dvc_outputs(shared) if shared.is_file() else Lock(name="dvc outputs", path=shared, state="free"),
     ]
 
@@ -283,18 +277,6 @@ def _dvc_outputs(path: Path) -> Lock:
     alive = [owner for pid, owner in owners.items() if _is_alive(pid)]
     state: Literal["free", "held", "stale"] = "held" if alive else "stale" if owners else "free"
     return Lock(name="dvc outputs", path=path, state=state, owner=", ".join(alive or owners.values()))
-
-
-def _is_held(path: Path) -> bool:
-    """Whether some process, here or on another host of a shared disk, has locked the file; tried for an instant."""
-    if not path.is_file():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _is_alive(pid: int) -> bool:

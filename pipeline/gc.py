@@ -17,7 +17,7 @@ from typing import Any
 
 import filelock
 
-from pipeline import keys, sweep
+from pipeline import keys, locks, sweep
 from pipeline.agenda import Agenda
 from pipeline.params import load
 from pipeline.store import TrialStore
@@ -62,7 +62,7 @@ def run(root: Path, *, yes: bool, older_than: float, undeclared: bool, as_json: 
     params = load(root / "params.yaml")
     store = TrialStore(root / params.sweep.store)
     try:
-        with sweep.alone(root / "results" / "sweep.lock"), sweep.alone(store.root / "sweep.lock"):
+        with locks.alone_at(root, store):
             found = [item for item in find(root, store) if item.days >= older_than]
             going = [item for item in found if undeclared or item.why != UNDECLARED]
             if yes:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import census, costs, status, sweep
+from pipeline import census, costs, locks, status, sweep
 from pipeline.agenda import Agenda
 from pipeline.costs import Estimate
 from pipeline.params import Params, Sweep, load
@@ -46,7 +46,7 @@ def consent(root: Path, *, yes: bool) -> bool:
     if said:
         print(said, file=sys.stderr)
         return False
-    if not census.held(root / "results" / "sweep.lock"):
+    if not locks.held(root / locks.LOCK):
         _note(root, outlook)
     return True
 

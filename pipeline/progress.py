@@ -14,20 +14,11 @@ from rich.table import Table
 
 from pipeline.agenda import Agenda
 from pipeline.plan import Trial
+from pipeline.words import duration
 
 _PLAIN_SECONDS = 20.0
 _TROUBLE = ("failed", "again", "preempted")
 _RECENT = 0.7  # weight of the past in the running mean of seconds per epoch
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @contextmanager

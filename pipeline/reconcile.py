@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from pipeline import addresses, tracking, view
+from pipeline import addresses, locks, tracking, view
 from pipeline.params import Params, load
 from pipeline.store import TrialStore
 from pipeline.strict import redact
@@ -113,11 +113,7 @@ def _bring_up(key: str, names: Mapping[str, str], store: TrialStore, mirror: Mir
 
 def _sweeping(store: TrialStore) -> bool:
     """Whether a sweep is at this store, so that a trial without an end on record is not over."""
-    try:
-        with filelock.FileLock(store.root / "sweep.lock", timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
+    return locks.held(locks.of_store(store))
 
 
 def _names(exported: Path) -> dict[str, str]:

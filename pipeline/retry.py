@@ -9,8 +9,7 @@ from typing import Any
 
 import filelock
 
-from pipeline import census, status
-from pipeline.status import Note
+from pipeline import census, locks, status
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError, nearest
 from pipeline.words import counted
@@ -38,11 +37,8 @@ def run(root: Path, names: Sequence[str], *, as_json: bool) -> int:
         ParamsError: a name fits no failed trial; nothing was touched.
     """
     store = status.store_of(root)
-    store.root.mkdir(parents=True, exist_ok=True)
-    locks = (root / status.LOCK, store.root / "sweep.lock")
     try:
-        locks[0].parent.mkdir(exist_ok=True)
-        with filelock.FileLock(locks[0], timeout=0), filelock.FileLock(locks[1], timeout=0):
+        with locks.alone_at(root, store):
             forgotten, left = forget(root, store, names)
     except filelock.Timeout:
         print("a sweep is running, and tries again what is worth it: wait for it or stop it", file=sys.stderr)
@@ -66,7 +62,9 @@ def forget(root: Path, store: TrialStore, names: Sequence[str]) -> tuple[list[Fo
     note, rows = status.read_note(root), _rows(root)
     folders = {Path(folder).name: folder for folder in census.folders(store)}
     failed = sorted(key for key, folder in folders.items() if census.look(folder).state == "failed")
-    known = {key: [_name(key, note, store), *(row for row, keys in rows.items() if key in keys)] for key in failed}
+    known = {
+        key: [status.name_of(key, note, store), *(row for row, keys in rows.items() if key in keys)] for key in failed
+    }
     chosen = _chosen(names, known) if names else failed
     forgotten = [Forgotten(key=key, name=known[key][0], reason=store.failure(key)["reason"]) for key in chosen]
     for key in chosen:
@@ -102,15 +100,6 @@ def _rows(root: Path) -> dict[str, set[str]]:
             for name in (f"{experiment['name']}: {row['label']}", row["label"]):
                 rows.setdefault(name, set()).update(keys)
     return rows
-
-
-def _name(key: str, note: Note | None, store: TrialStore) -> str:
-    if note and key in note.trials:
-        return str(note.trials[key]["name"])
-    try:
-        return census.plain_name(key, store.spec(key))
-    except (LookupError, ValueError, TypeError):  # a record that was never written, or is damaged
-        return key
 
 
 def _lines(forgotten: Sequence[Forgotten], left: int) -> list[str]:

@@ -19,12 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import census
+from pipeline import census, locks
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError, read_yaml
 from pipeline.words import counted, duration
 
-NOTE, LOCK = Path("results/declared.json"), Path("results/sweep.lock")
+NOTE = Path("results/declared.json")
 _DECLARING = ("profile", "profiles", "datasets", "experiments", "seeds")  # what of params.yaml declares trials
 _WATCH_SECONDS, _SHOWN, _LONGEST = 2.0, 8, 140
 _REMEDIES = {  # by the kind that a reason begins with
@@ -73,6 +73,16 @@ def read_note(root: Path) -> Note | None:
         return Note(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it: the next sweep writes it anew") from error
+
+
+def name_of(key: str, note: Note | None, store: TrialStore) -> str:
+    """The name of a trial, by the note, or else by what is on record of it; its key where that is lacking."""
+    if note and key in note.trials:
+        return str(note.trials[key]["name"])
+    try:
+        return census.plain_name(key, store.spec(key))
+    except (LookupError, ValueError, TypeError):  # a record that was never written, or is damaged
+        return key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +199,8 @@ class _Count:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store, self.note = root, store_of(root), read_note(root)
-        self.owner = _owner(root / LOCK) or _owner(self.store.root / "sweep.lock")
+        held = filter(locks.held, (root / locks.LOCK, locks.of_store(self.store)))
+        self.owner = next(map(locks.owner, held), "")
         self.states: Counter[str] = Counter()
         self.failed_by: Counter[str] = Counter()
         self.running: list[Running] = []
@@ -316,23 +327,7 @@ class _Count:
         return str(self.note.trials[key]["kind"]) if self.note and key in self.note.trials else ""
 
     def _name(self, key: str) -> str:
-        if self.note and key in self.note.trials:
-            return str(self.note.trials[key]["name"])
-        try:
-            return census.plain_name(key, self.store.spec(key))
-        except (LookupError, ValueError, TypeError):  # a record that was never written, or is damaged
-            return key
-
-
-def _owner(lock: Path) -> str:
-    """Who holds the lock of a sweep; empty if nobody does."""
-    if not census.held(lock):
-        return ""
-    try:
-        owner = json.loads(lock.with_suffix(".owner").read_text())
-        return f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
-        return f"an unknown process holds {lock}"
+        return name_of(key, self.note, self.store)
 
 
 def _remedy(kind: str, reason: str) -> str:

@@ -1,19 +1,14 @@
 """The sweep stage: expand the experiments, subtract what the store has, run the rest, export the results."""
 
-import getpass
-import json
-import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
 
-from pipeline import experiments, export, provenance
+from pipeline import experiments, export, locks
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.params import Params, ParamsError, load
@@ -36,10 +31,12 @@ def run(root: Path) -> int:
         with Interrupts(UNFINISHED) as interrupts:
             plan = declared(root, params)
             store = TrialStore(root / params.sweep.store)
-            with alone(root / "results" / "sweep.lock"), alone(store.root / "sweep.lock"):  # two checkouts may share it
+            with locks.alone_at(root, store):
                 return _run(root, params, plan, store, interrupts)
     except filelock.Timeout as locked:
-        print(f"another sweep is running: {_owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr)
+        print(
+            f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
+        )
         return LOCKED
     except InterruptedSweep:
         print(_UNFINISHED, file=sys.stderr)
@@ -166,25 +163,3 @@ def _by_kind(failures: dict[str, str]) -> str:
     kinds = Counter(reason.partition(":")[0] for reason in failures.values())
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return f"{len(failures)} failed" + (f" ({said})" if said else "")
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the sweep's lock; it goes with the process, however that dies.
-
-    Raises:
-        filelock.Timeout: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, timeout=0):
-        owner = {"pid": os.getpid(), "host": provenance.host(), "user": getpass.getuser(), "since": time.ctime()}
-        path.with_suffix(".owner").write_text(json.dumps(owner))
-        yield
-
-
-def _owner(lock: Path) -> str:
-    try:
-        owner = json.loads(lock.with_suffix(".owner").read_text())
-    except (FileNotFoundError, ValueError):  # it has only just taken the lock
-        return f"an unknown process holds {lock}"
-    return f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import sweep
+from pipeline import locks
 from tests.conftest import Project
 from tests.test_readme import COMMANDS
 
@@ -108,7 +108,7 @@ def test_ctrl_c_is_not_success(tmp_path: Path, make_project: Callable[[Path], Pr
 
 
 def test_a_second_sweep_is_refused(finished: Project) -> None:
-    with sweep.alone(finished.root / "results" / "sweep.lock"):
+    with locks.alone(finished.root / "results" / "sweep.lock"):
         refused = finished.run("pipeline", "sweep", fails=True)
     assert refused.returncode == 4
     assert f"process {os.getpid()}" in refused.stderr

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pipeline import execute, sweep
+from pipeline import execute, locks, sweep
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan
@@ -16,7 +16,7 @@ from tests.chaos import fake
 def main(root: Path, count: int) -> int:
     """As `pipeline.sweep.run`, without data, experiments and MLflow."""
     try:
-        with Interrupts(sweep.UNFINISHED) as interrupts, sweep.alone(root / "sweep.lock"):
+        with Interrupts(sweep.UNFINISHED) as interrupts, locks.alone(root / "sweep.lock"):
             plan = Plan(experiments=(), trials={one.key: one for one in fake.trials(count)}, searches=())
             agenda = Agenda(plan, TrialStore(root))
             with execute.session(cpus=2), Sight(agenda, 2) as sight:

@@ -9,7 +9,7 @@ import filelock
 import pytest
 import torch
 
-from pipeline import census, costs, experiments, outline, status, sweep
+from pipeline import census, costs, experiments, locks, outline, status, sweep
 from pipeline.agenda import Agenda
 from pipeline.costs import Estimate, estimate
 from pipeline.params import load
@@ -173,7 +173,7 @@ def test_consent_leaves_a_note_and_refusal_leaves_nothing(
 def test_a_running_sweep_keeps_its_note(checkout: Path) -> None:
     assert outline.consent(checkout, yes=True)
     before = os.stat(checkout / status.NOTE).st_mtime_ns
-    with filelock.FileLock(checkout / status.LOCK):
+    with filelock.FileLock(checkout / locks.LOCK):
         assert outline.consent(checkout, yes=True)  # the sweep itself says who holds the lock
     assert os.stat(checkout / status.NOTE).st_mtime_ns == before
 

@@ -24,9 +24,9 @@ from rich.console import Console
 from pipeline import checkup, cli, doctor, machine, prepare, split
 from pipeline.checkup import Checkup
 from pipeline.doctor import Finding
+from pipeline.locks import alone
 from pipeline.params import load
 from pipeline.store import TrialStore
-from pipeline.sweep import alone
 from reid.data.manifest import Record
 from reid.data.readers import reader, readers
 from tests.conftest import ROOT, Project

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import census, status
+from pipeline import census, locks, status
 from pipeline.plan import Trial
 from pipeline.status import Note
 from pipeline.store import TrialStore
@@ -44,7 +44,7 @@ def note(root: Path, trials: list[Trial], *, later: int = 0, ago: float = 1000.0
 @contextmanager
 def sweeping(root: Path) -> Iterator[None]:
     """A process holds the sweep's lock; a lock of this one's own counts as held, too, for it is another file."""
-    path = root / status.LOCK
+    path = root / locks.LOCK
     path.parent.mkdir(exist_ok=True)
     owner = {"pid": 4321, "host": "far", "user": "ann", "since": "Monday"}
     with filelock.FileLock(path, timeout=0):
@@ -251,7 +251,7 @@ def test_watching_ends_with_the_sweep(
     item = trial(0)
     note(tmp_path, [item])
     store.open(item)
-    lock = filelock.FileLock(tmp_path / status.LOCK)
+    lock = filelock.FileLock(tmp_path / locks.LOCK)
     lock.acquire()
 
     def later(_: float) -> None:

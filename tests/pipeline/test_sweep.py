@@ -6,7 +6,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from pipeline import experiments, sweep
+from pipeline import experiments, locks, sweep
 from pipeline.agenda import Agenda
 from pipeline.params import load
 from pipeline.plan import Plan, expand
@@ -83,11 +83,11 @@ def test_the_count_at_the_end_is_of_the_store(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_lock_tells_who_holds_it_and_a_dead_owner_s_is_free(tmp_path: Path) -> None:
     lock = tmp_path / "store" / "sweep.lock"
-    with sweep.alone(lock):
-        with pytest.raises(filelock.Timeout), sweep.alone(lock):
+    with locks.alone(lock):
+        with pytest.raises(filelock.Timeout), locks.alone(lock):
             pass
-        assert sweep._owner(lock).startswith(f"process {os.getpid()} of ")
+        assert locks.owner(lock).startswith(f"process {os.getpid()} of ")
         lock.with_suffix(".owner").write_text('{"pid"')
-        assert sweep._owner(lock) == f"an unknown process holds {lock}"
-    with sweep.alone(lock):  # whatever an owner that is gone has left there
-        assert sweep._owner(lock).startswith(f"process {os.getpid()} of ")
+        assert locks.owner(lock) == f"an unknown process holds {lock}"
+    with locks.alone(lock):  # whatever an owner that is gone has left there
+        assert locks.owner(lock).startswith(f"process {os.getpid()} of ")
