@@ -28,15 +28,20 @@ _LOCK, _LOCK_SECONDS = "attempt.lock", 60.0  # the worker of a killed sweep dies
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MARK = "REID_SWEEP"
 _MOURNER = """
-import os, signal, sys
+import os, signal, sys, time
 sys.stdin.read()
-for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
-    try:
-        with open(f"/proc/{name}/environ", "rb") as file:
-            if sys.argv[1].encode() in file.read().split(b"\\0"):
-                os.kill(int(name), signal.SIGKILL)
-    except OSError:
-        pass
+quiet = 0
+while quiet < 3:  # one that dies may have started another a moment before
+    quiet += 1
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if sys.argv[1].encode() in file.read().split(b"\\0"):
+                    os.kill(int(name), signal.SIGKILL)
+                    quiet = 0
+        except OSError:
+            pass
+    time.sleep(0.1)
 """
 _STOP_SECONDS = 15.0  # of the 20 that a scheduler grants before it kills
 
