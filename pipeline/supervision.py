@@ -27,6 +27,7 @@ _LAST_WORDS = "last_words.txt"
 _LOCK, _LOCK_SECONDS = "attempt.lock", 60.0  # the worker of a killed sweep dies within seconds
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MARK = "REID_SWEEP"
+_KEEP_ENVIRONMENT = "SPT_NOENV"  # Ray's processes write their titles over the environment else, and over the mark
 _MOURNER = """
 import os, signal, sys, time
 sys.stdin.read()
@@ -230,11 +231,12 @@ def mourned() -> Iterator[None]:
     mark = f"{_MARK}={uuid.uuid4().hex}"
     command = [sys.executable, "-S", "-c", _MOURNER, mark]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # Ctrl-C is not for it
-        os.environ[_MARK] = mark.partition("=")[2]
+        os.environ |= {_MARK: mark.partition("=")[2], _KEEP_ENVIRONMENT: "1"}
         try:
             yield
         finally:
-            os.environ.pop(_MARK, None)
+            for name in (_MARK, _KEEP_ENVIRONMENT):
+                os.environ.pop(name, None)
 
 
 class InterruptedSweep(BaseException):

@@ -1,5 +1,7 @@
 """Ray runs the agenda: successes, failures with their reason, retries; all tests share one session."""
 
+import contextlib
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -230,3 +232,18 @@ def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
     )
     with pytest.raises(KilledError):
         run(share, publish)
+
+
+def test_every_process_of_a_session_is_known_by_its_mark(ray_session: None) -> None:
+    mark = f"REID_SWEEP={os.environ['REID_SWEEP']}".encode()
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended since
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+
+    def ours(pid: int) -> bool:
+        return pid in parents and (parents[pid] == os.getpid() or ours(parents[pid]))
+
+    known = [mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in filter(ours, parents)]
+    assert known.count(True) > 5
+    assert known.count(False) == 1  # the process that waits to kill the others
