@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pipeline.experiments import ARROW
 
 if TYPE_CHECKING:
-    from pipeline.tables import Panel, Run
+    from pipeline.results import Run
+    from pipeline.tables import Panel
 
 
 def warnings(panels: "Sequence[Panel]") -> Iterable[str]:

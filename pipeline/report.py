@@ -9,40 +9,13 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
-import pandas as pd
-import pydantic
-
-from pipeline import figures, published, render, search_report, tables
-from pipeline.experiments import Metric
+from pipeline import captions, figures, published, render, search_report, tables
 from pipeline.published import PublishedTable
+from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
-from pipeline.tables import Cell, Experiment, Group, Panel, Row, Run, Table
-
-METRICS: tuple[str, ...] = get_args(Metric)
-STATUSES = ("done", "pruned", "failed", "missing")
-_TEXTS = {name for name, field in Run.__dataclass_fields__.items() if field.type is str} | {"status"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanFile:
-    """`results/plan.json`: what was declared."""
-
-    profile: str
-    datasets: dict[str, str]
-    transfers: dict[str, str]
-    seeds: list[int]
-    mlflow_ui: str
-    experiments: list[Experiment]
-
-    def __post_init__(self) -> None:
-        if not self.mlflow_ui.startswith(("http://", "https://")):
-            raise ValueError(
-                f"mlflow_ui is {self.mlflow_ui!r}, expected an address that starts with http:// or https://"
-            )
+from pipeline.tables import Cell, Group, Panel, Row, Table
 
 
 def run(root: Path) -> None:
@@ -60,63 +33,6 @@ def run(root: Path) -> None:
         if experiment.published
     }
     _save(root / "reports" / "generated", build(plan, runs, printed))
-
-
-def read_plan(path: Path) -> PlanFile:
-    """Read the declared experiments.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a field lacks or has a wrong type; the message names its path.
-    """
-    try:
-        return pydantic.TypeAdapter(PlanFile).validate_json(_present(path).read_bytes())
-    except pydantic.ValidationError as error:
-        where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ValueError(f"{path}: {where}") from error
-
-
-def read_runs(path: Path) -> dict[str, Run]:
-    """Read the table of trials, by key.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a column lacks, two lines have one key, or a status is unknown.
-    """
-    frame = pd.read_parquet(_present(path))
-    wanted = {*Run.__dataclass_fields__} - {"metrics"}
-    if absent := sorted(wanted - {*frame.columns}):
-        raise ValueError(f"{path}: no column {', '.join(absent)}; run the sweep stage again")
-    if not frame["key"].is_unique:
-        raise ValueError(f"{path}: more than one line for {', '.join(frame['key'][frame['key'].duplicated()])}")
-    if strange := sorted({*map(str, frame["status"])} - {*STATUSES}):
-        raise ValueError(f"{path}: unknown status {', '.join(strange)}; expected {', '.join(STATUSES)}")
-    runs = [as_run(record) for record in frame.to_dict("records")]
-    return {run.key: run for run in runs}
-
-
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; the sweep stage writes it: dvc repro sweep")
-    return path
-
-
-def as_run(record: Mapping[Any, Any]) -> Run:
-    """One line of the table of trials; texts and numbers of a trial without a result may be absent (None or NaN)."""
-    texts: dict[str, Any] = {name: "" if pd.isna(record[name]) else str(record[name]) for name in _TEXTS}
-    return Run(
-        **texts,
-        seed=int(record["seed"]),
-        metrics={
-            name: float(value)
-            for name, value in record.items()
-            if str(name).rpartition("/")[2] in METRICS and not pd.isna(value)
-        },
-        protocol=json.loads(record["protocol"]),
-        config=json.loads(record["config"]),
-        seconds=0.0 if pd.isna(record["seconds"]) else float(record["seconds"]),
-        dirty=not pd.isna(record["dirty"]) and bool(record["dirty"]),
-    )
 
 
 def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable]) -> dict[str, str]:
@@ -155,11 +71,11 @@ def header(plan: PlanFile, runs: Mapping[str, Run]) -> list[tuple[str, str]]:
         ("Trials", f"{len(runs)} declared = {' + '.join(status)}"),
         ("Data sets", ", ".join(plan.datasets.values())),
         ("Profile", plan.profile),
-        ("Latest result", render.when(max(run.finished for run in ended)) if ended else "none yet"),
+        ("Latest result", captions.when(max(run.finished for run in ended)) if ended else "none yet"),
         ("Commit", ", ".join(commits) or "none yet"),
         (
             "Training time",
-            ", ".join(f"{render.duration(time)} on {name}" for name, time in hours.items()) or "none yet",
+            ", ".join(f"{captions.duration(time)} on {name}" for name, time in hours.items()) or "none yet",
         ),
     ]
 

@@ -9,8 +9,8 @@ import optuna
 from pipeline import search, search_figures, tables
 from pipeline.experiments import SECONDS, Objective
 from pipeline.figures import file_stem
+from pipeline.results import Experiment, Run, SearchEntry
 from pipeline.search_figures import Tried
-from pipeline.tables import Experiment, Run, SearchEntry
 
 # PED-ANOVA compares where the best quarter of the trials lies with where all do; of fewer it would tell noise.
 _ENOUGH, _BEST = 12, 0.25

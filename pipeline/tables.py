@@ -10,101 +10,18 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline import agreement
-from pipeline.experiments import ARROW, Objective, Space, Value
+from pipeline.experiments import ARROW
 from pipeline.published import PublishedTable
+from pipeline.results import Experiment, RowEntry, Run
 from reid.data.readers import Reader, reader
 
 DASH = "–"
 MINUS = "−"
 
 Kind = Literal["ours", "published", "difference"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured."""
-
-    key: str
-    dataset: str
-    method: str
-    seed: int
-    status: Literal["done", "pruned", "failed", "missing"]
-    reason: str
-    metrics: dict[str, float]
-    protocol: dict[str, Any]
-    config: dict[str, Any]
-    data_digest: str
-    code_digest: str
-    seconds: float
-    device: str
-    commit: str
-    dirty: bool
-    torch: str
-    finished: str
-    run_id: str
-    experiment_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowEntry:
-    """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row.
-
-    `embedding`: which of the method's is ranked; empty for its own.
-    """
-
-    label: str
-    method: str | None
-    published_method: str | None
-    embedding: str
-    keys: dict[str, list[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchTrial:
-    """One point a search asked for; `values`: of the objectives, metrics as fractions; none where it has no number."""
-
-    number: int
-    params: dict[str, Value]
-    values: list[float]
-    status: str
-    key: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Winner:
-    """One of the points that a search chose."""
-
-    number: int
-    params: dict[str, Value]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchEntry:
-    """One search on one data set; `winners` are its best, in order, and `over`: it asks for no more trials."""
-
-    objectives: list[Objective]
-    space: dict[str, Space]
-    trials: list[SearchTrial]
-    winners: list[Winner]
-    over: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A declared table or search, as `results/plan.json` has it."""
-
-    name: str
-    kind: Literal["table", "search"]
-    title: str
-    note: str
-    metrics: list[str]
-    published: str | None
-    published_datasets: list[str]
-    rows: list[RowEntry]
-    search: dict[str, SearchEntry] | None
 
 
 @dataclass(frozen=True, kw_only=True)

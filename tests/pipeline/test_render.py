@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline import figures, published, render, report, tables
-from pipeline.tables import Experiment, Table
+from pipeline import captions, figures, published, render, results, tables
+from pipeline.results import Experiment
+from pipeline.tables import Table
 from tests.pipeline import results_factory as made
 
 HOSTILE = [
@@ -49,7 +50,7 @@ def table(rows: list[dict[str, Any]], entries: list[Any], **changes: Any) -> Tab
     content = made.experiment("own", entries) | changes
     declared = pydantic.TypeAdapter(Experiment).validate_python(content)
     printed = published.load(made.PUBLISHED, declared.published) if declared.published else None
-    runs = {row["key"]: report.as_run(row) for row in rows}
+    runs = {row["key"]: results.as_run(row) for row in rows}
     return tables.build(declared, datasets={"synthetic": "Embedded set"}, runs=runs, printed=printed)
 
 
@@ -326,7 +327,7 @@ def test_changes_that_no_commit_holds_are_shown() -> None:
 
 
 def test_the_protocol_in_words_leaves_no_field_out() -> None:
-    words = render.protocol_words(
+    words = captions.protocol_words(
         {
             "ranks": [1, 5],
             "flip": True,
@@ -341,7 +342,7 @@ def test_the_protocol_in_words_leaves_no_field_out() -> None:
         "features averaged over image and mirror; same-camera images of the query's identity dropped; "
         "AP cut at rank 50; re-ranked by k-reciprocal neighbours; ranks 1, 5; rerank_k1 20"
     )
-    assert render.protocol_words({"rule": "one_shot", "draws": 10, "draw_seed": 0}) == (
+    assert captions.protocol_words({"rule": "one_shot", "draws": 10, "draw_seed": 0}) == (
         "one drawn image of each identity as the gallery; draw_seed 0; draws 10"
     )
 
@@ -352,7 +353,7 @@ def test_facts_name_the_rows_where_they_differ() -> None:
         made.plan_row(label, {"synthetic": [row["key"]]}, published=None)
         for label, row in zip(("a", "b"), rows, strict=True)
     ]
-    facts = dict(render.facts(table(rows, entries)))
+    facts = dict(captions.facts(table(rows, entries)))
     assert facts["Training"] == "resnet18; 128 × 64 pixels (a); 96 × 48 pixels (b); 12 epochs; fp32"
     assert facts["Seeds"] == "0"
 
@@ -362,4 +363,4 @@ def test_facts_name_the_rows_where_they_differ() -> None:
     [(0, "0 s"), (89, "89 s"), (95, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (360000, "100.0 h")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert captions.duration(seconds) == text

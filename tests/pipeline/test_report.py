@@ -15,8 +15,8 @@ import pydantic
 import pytest
 
 from pipeline import report
+from pipeline.results import STATUSES, PlanFile, SearchEntry, as_run, read_plan, read_runs
 from pipeline.search_report import importances, tried
-from pipeline.tables import SearchEntry
 from tests.pipeline import results_factory as made
 
 CHROMIUM = shutil.which("chromium")
@@ -81,12 +81,12 @@ def test_the_counts_at_the_top_add_up(demo: Path) -> None:
     declared, *parts = map(int, found.groups())
     frame = pd.read_parquet(demo / "results/trials.parquet")
     assert declared == sum(parts) == len(frame)
-    assert parts == [int((frame["status"] == status).sum()) for status in report.STATUSES]
+    assert parts == [int((frame["status"] == status).sum()) for status in STATUSES]
 
 
 def test_the_page_says_when_and_from_which_commit(demo: Path) -> None:
-    runs = report.read_runs(demo / "results/trials.parquet")
-    header = dict(report.header(report.read_plan(demo / "results/plan.json"), runs))
+    runs = read_runs(demo / "results/trials.parquet")
+    header = dict(report.header(read_plan(demo / "results/plan.json"), runs))
     assert header["Latest result"] == "2026-03-01 12:02 UTC"
     assert header["Commit"] == made.digest("commit", length=40)[:10]
     seconds = sum(run.seconds for run in runs.values())
@@ -99,8 +99,8 @@ def test_several_commits_and_changes_are_all_named() -> None:
         made.trial(seed=1, dirty=True),
         made.trial(seed=2, commit="e" * 40, device="NVIDIA H200"),
     ]
-    runs = {row["key"]: report.as_run(row) for row in rows}
-    plan = report.PlanFile(profile="demo", datasets={}, transfers={}, seeds=[0], mlflow_ui=made.UI, experiments=[])
+    runs = {row["key"]: as_run(row) for row in rows}
+    plan = PlanFile(profile="demo", datasets={}, transfers={}, seeds=[0], mlflow_ui=made.UI, experiments=[])
     header = dict(report.header(plan, runs))
     commit = made.digest("commit", length=40)[:10]
     assert header["Commit"] == f"{commit}, {commit} + uncommitted changes, eeeeeeeeee"

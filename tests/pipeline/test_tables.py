@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import published, render, tables
+from pipeline import captions, published, tables
 from pipeline.published import PublishedError
-from pipeline.report import as_run
-from pipeline.tables import Cell, Experiment, Run, Table
+from pipeline.results import Experiment, Run, as_run
+from pipeline.tables import Cell, Table
 from tests.pipeline import results_factory as made
 
 NAMES = {
@@ -208,7 +208,7 @@ def test_a_transfer_joins_the_numbers_printed_for_its_training_set_and_names_wit
     assert column(table, kind="difference")[0].text == "+7.4"
     (notice,) = table.groups[0].withdrawn
     assert "withdrew in 2019" in notice
-    assert notice in render.notes(table)
+    assert notice in captions.notes(table)
     assert build(*_plain()).groups[0].withdrawn == ()
 
 
