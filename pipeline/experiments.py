@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline import figure_kinds
+from pipeline.figure_kinds import Figure
 from pipeline.published import PublishedError, PublishedTable
 from pipeline.published import load as load_published
 from pipeline.strict import Distinct, Name, ParamsError, Section, nearest, read_yaml, unknown, validate
@@ -53,7 +55,7 @@ class Row(Section):
     such row. Without a `method` the row is someone else's, published numbers only. `winner`: this row with what the
     search found put into it; a number above 1: with the second best that it found, and so on. `embedding`: rank by this
     one of the method's embeddings, a branch's say, instead of its own; every trial scores them all, so such a row
-    trains nothing of its own.
+    trains nothing of its own. `series`: which line of the experiment's figure it lies on, where there are several.
     """
 
     label: str
@@ -63,6 +65,7 @@ class Row(Section):
     published_method: str | None = None
     winner: bool | Annotated[int, Range(2)] = False
     embedding: str = ""
+    series: str = ""
 
     @property
     def place(self) -> int:
@@ -261,7 +264,8 @@ class Experiment(Section):
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
     first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the rows that only
     the paper has, in its order. `transfer`: every row is scored on data sets that it was not trained on, one column for
-    each pair of the listed ones; `datasets` then has words of the protocol that name the training set.
+    each pair of the listed ones; `datasets` then has words of the protocol that name the training set. `figure`: what
+    is drawn above the table.
     """
 
     name: Name
@@ -274,6 +278,7 @@ class Experiment(Section):
     others: bool = False
     transfer: bool = False
     search: Search | None = None
+    figure: Figure | None = None
 
     @property
     def kind(self) -> Literal["table", "search"]:
@@ -341,9 +346,10 @@ def _experiment(name: str, tree: Any, file: str, *, published: Path) -> Experime
         raise ParamsError([f"{where} is no section; allowed: {', '.join(Experiment.model_fields)}"])
     own = {"name": name} if "search" in tree else {"name": name, "published": name}
     experiment = validate(Experiment, own | tree, where=where)
-    if experiment.published is None:
-        return experiment
     try:
+        _check_figure(experiment, published)
+        if experiment.published is None:
+            return experiment
         table = load_published(published, experiment.published)
         complete = experiment.model_copy(update={"rows": _rows(experiment, table)})
         _check_joins(complete, table)
@@ -365,6 +371,11 @@ def _rows(experiment: Experiment, table: PublishedTable) -> tuple[Row, ...]:
     theirs = {method: [Row(label=method, published_method=method)] for method in printed}
     unprinted = [row for row in rows if row.published_method not in printed]
     return tuple(row for method in printed for row in claimed[method] or theirs[method]) + tuple(unprinted)
+
+
+def _check_figure(experiment: Experiment, published: Path) -> None:
+    tables = {stem: load_published(published, stem) for stem in figure_kinds.stems(experiment.figure)}
+    figure_kinds.check_joins(experiment.figure, list(dict.fromkeys(row.series for row in experiment.rows)), tables)
 
 
 def _check_joins(experiment: Experiment, table: PublishedTable) -> None:

@@ -1,4 +1,4 @@
-"""Results as files: one row per declared trial in trials.parquet, what was declared in plan.json."""
+"""Results as files: a row for each declared trial, the epochs of each, and what was declared."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from pipeline import curves
 from pipeline.agenda import Agenda, SearchRun
 from pipeline.experiments import ARROW, Experiment, Row, Search
 from pipeline.keys import canonical_json
@@ -30,7 +31,7 @@ class Runs(Protocol):
 
 
 def write(folder: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) -> None:
-    """Write `trials.parquet` and `plan.json` into `folder`."""
+    """Write `trials.parquet`, `curves.parquet` and `plan.json` into `folder`."""
     run_ids = runs.run_ids()
     rows = [_row(trial, agenda.store) for trial in sorted(agenda.declared.values(), key=lambda trial: trial.name)]
     for row in rows:
@@ -39,6 +40,7 @@ def write(folder: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) 
     pd.DataFrame(rows).to_parquet(folder / "trials.parquet", index=False)
     searches = {(run.plan.experiment, run.plan.dataset): _search(run, agenda) for run in agenda.searches}
     content = outline(params, plan, searches)
+    curves.write(folder, agenda.store, agenda.declared)
     (folder / "plan.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -134,6 +136,7 @@ def _experiment(
         "metrics": list(experiment.metrics),
         "published": experiment.published,
         "published_datasets": list(experiment.datasets),
+        "figure": experiment.figure.model_dump(mode="json") if experiment.figure else None,
         "rows": [_row_outline(row.row, _found(row.row, best) if row.row.winner else row.trials) for row in rows],
         "search": found or None,
     }
@@ -152,6 +155,7 @@ def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, A
         "overrides": row.overrides,
         "published_method": row.published_method,
         "embedding": row.embedding,
+        "series": row.series,
         "settings": {dataset: cell[0].setting for dataset, cell in trials.items() if cell},
         "keys": {dataset: [trial.key for trial in cell] for dataset, cell in trials.items()},
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline import keys, spaces
+from pipeline import figure_kinds, keys, spaces
 from pipeline.experiments import ARROW, Experiment, Point, Row, Search
 from pipeline.params import Params, overridden, scaled
 from pipeline.strict import ParamsError, override, unknown
@@ -192,6 +192,8 @@ def resolve(
                 config = _resolved(row, scale, dataset, where=where) if row.method else None
                 if config and row.winner and experiment.search:
                     spaces.check(config, experiment.search, where=f"{experiment.name}: search.space")
+                if config and experiment.figure:
+                    figure_kinds.check(experiment.figure, config, where=where)
                 configs.append(config)
             except ParamsError as error:
                 problems += error.problems

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from pipeline import captions
 from pipeline.captions import heading
-from pipeline.figures import file_stem
+from pipeline.figures import Drawing, file_stem
 from pipeline.links import run_url, runs_url
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
@@ -36,10 +36,15 @@ class Finished(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One experiment of the page: its table, the figures of the table as SVG, and its searches."""
+    """One experiment of the page: its table, figures and searches.
+
+    `own`: the figures that it asks for; `figures`: of the table, as SVG; `learning`: of the training behind it.
+    """
 
     table: Table
+    own: tuple[Drawing, ...]
     figures: Mapping[str, str]
+    learning: tuple[Drawing, ...]
     searches: tuple[SearchReport, ...]
 
 

@@ -11,7 +11,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import captions, figures, published, render, search_report, tables
+from pipeline import (
+    canvas,
+    captions,
+    curves,
+    experiment_figures,
+    figure_kinds,
+    figures,
+    published,
+    render,
+    search_report,
+    tables,
+)
+from pipeline.curves import Curves
 from pipeline.published import PublishedTable
 from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
@@ -27,29 +39,49 @@ def run(root: Path) -> None:
     """
     plan = read_plan(root / "results" / "plan.json")
     runs = read_runs(root / "results" / "trials.parquet")
+    recorded = Curves.load(root / "results" / curves.FILE)
     printed = {
         experiment.name: published.load(root / "reports" / "published", experiment.published)
         for experiment in plan.experiments
         if experiment.published
     }
-    _save(root / "reports" / "generated", build(plan, runs, printed))
+    stems = {stem for experiment in plan.experiments for stem in figure_kinds.stems(experiment.figure)}
+    stated = {stem: published.load(root / "reports" / "published", stem) for stem in sorted(stems)}
+    _save(root / "reports" / "generated", build(plan, runs, printed, recorded, stated))
 
 
-def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable]) -> dict[str, str]:
-    """Every file of the report: its path below `reports/generated`, and its text."""
+def build(
+    plan: PlanFile,
+    runs: Mapping[str, Run],
+    printed: Mapping[str, PublishedTable],
+    recorded: Curves,
+    stated: Mapping[str, PublishedTable],
+) -> dict[str, str]:
+    """Every file of the report: its path below `reports/generated`, and its text.
+
+    Args:
+        plan: what was declared.
+        runs: the trials by key.
+        printed: the published table of each experiment that has one.
+        recorded: what was recorded by epoch.
+        stated: the published files that figures take numbers from, by stem.
+    """
     files: dict[str, str] = {}
     sections, metrics = [], {}
     for experiment in plan.experiments:
         columns = plan.datasets | plan.transfers
         table = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
-        dots = dot_plots(table)
+        own = experiment_figures.build(table, recorded, stated)
+        learning = experiment_figures.learning(table, recorded)
+        dots = {} if experiment.figure else dot_plots(table)
         searches = [
             search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}
         ]
         files |= _files(table, searches)
-        drawn = {drawing.name: drawing.svg for found in searches for drawing in found.figures}
-        files |= {f"figures/{name}.svg": figures.standalone(svg) for name, svg in {**dots, **drawn}.items()}
-        sections.append(render.Section(table=table, figures=dots, searches=tuple(searches)))
+        drawings = [*own, *learning, *(drawing for found in searches for drawing in found.figures)]
+        drawn = {drawing.name: drawing.svg for drawing in drawings}
+        files |= {f"figures/{name}.svg": canvas.standalone(svg) for name, svg in {**dots, **drawn}.items()}
+        sections.append(render.Section(table=table, own=own, figures=dots, learning=learning, searches=tuple(searches)))
         metrics[experiment.name] = printed_metrics(table)
     page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
     files["index.html"] = render.html(page)
@@ -106,7 +138,7 @@ def dot_plots(table: Table) -> dict[str, str]:
                 _dot(row, cell, panels[cell.panel or 0], metric, _published(table, row, group, metric))
                 for row, cell in cells
             ]
-            found[name] = figures.dot_plot(dots, name=name, title=f"{metric} on {group.title}, percent")
+            found[name] = figures.dot_plot(dots, title=f"{metric} on {group.title}, percent")
     return found
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pydantic
 
 from pipeline.experiments import Metric, Objective, Space, Value
+from pipeline.figure_kinds import Figure
 
 METRICS: tuple[str, ...] = get_args(Metric)
 STATUSES = ("done", "pruned", "failed", "missing")
@@ -44,13 +45,14 @@ class Run:
 class RowEntry:
     """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row.
 
-    `embedding`: which of the method's is ranked; empty for its own.
+    `embedding`: which of the method's is ranked; empty for its own. `series`: its line in the figure.
     """
 
     label: str
     method: str | None
     published_method: str | None
     embedding: str
+    series: str
     keys: dict[str, list[str]]
 
 
@@ -97,6 +99,7 @@ class Experiment:
     published_datasets: list[str]
     rows: list[RowEntry]
     search: dict[str, SearchEntry] | None
+    figure: Figure | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The figures of a search: the objective by trial and by setting, settings together, trade-offs, what mattered."""
 
+import itertools
 import json
 import math
 import re
@@ -7,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-
+from pipeline.canvas import ACCENT, INK, SECOND, Canvas, extent, one_line
 from pipeline.experiments import Space, Value
-from pipeline.figures import ACCENT, INK, SECOND, as_svg, canvas, one_line, wrapped
+from pipeline.plot import WIDTH, Plot, Scale
 
 _NARROW = 13  # letters that stand under an axis of the parallel coordinates
 
@@ -31,120 +30,101 @@ class Tried:
     on_front: bool = False
 
 
-def history(tried: Sequence[Tried], *, name: str, objective: str) -> str:
+def history(tried: Sequence[Tried], *, objective: str) -> str:
     """The objective by trial, and the best so far of those that ran to their end, as SVG.
 
     Args:
         tried: at least one, in the order of their numbers.
-        name: of the figure; one page holds no two of a name.
         objective: what the axis measures.
     """
-    with canvas(name, height=2.7) as figure:
-        axes = figure.add_subplot()
-        finished = [one for one in tried if not one.pruned]
-        best = [max(one.values[0] for one in finished[: place + 1]) for place in range(len(finished))]
-        if finished:
-            last = max(one.number for one in tried)
-            numbers = [one.number for one in finished]
-            axes.step([*numbers, last], [*best, best[-1]], where="post", color=INK, linewidth=1, alpha=0.55)
-        _dots(axes, [(one, one.number, one.values[0]) for one in tried])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _labelled(axes, "trial", objective)
-        return as_svg(figure, f"{objective} by trial, and the best so far")
+    numbers = [float(one.number) for one in tried]
+    whole = Scale(-0.5, max(numbers) + 0.5)
+    plot = Plot(whole, _over(tried, 0), x_title="trial", y_title=objective)
+    finished = [one for one in tried if not one.pruned]
+    best = [max(one.values[0] for one in finished[: place + 1]) for place in range(len(finished))]
+    if finished:
+        corners = [(float(one.number), value) for one, value in zip(finished, best, strict=True)]
+        _steps(plot, [*corners, (max(numbers), best[-1])])
+    _dots(plot, [(one, one.number, one.values[0]) for one in tried])
+    return plot.canvas.svg(f"{objective} by trial, and the best so far")
 
 
-def scatter(tried: Sequence[Tried], *, name: str, parameter: str, space: Space, objective: str) -> str:
+def scatter(tried: Sequence[Tried], *, parameter: str, space: Space, objective: str) -> str:
     """The objective against one setting: finished trials filled, stopped ones hollow, the winner ringed; as SVG.
 
     Args:
         tried: at least one; all have the setting.
-        name: of the figure; one page holds no two of a name.
         parameter: the setting's dotted path, under the axis.
         space: the values it may take.
         objective: what the other axis measures.
     """
-    with canvas(name, height=2.7) as figure:
-        axes = figure.add_subplot()
-        named = space.choices is not None and not _numeric(space.choices)
-        places = [_word(one.params[parameter]) if named else one.params[parameter] for one in tried]
-        if space.log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        _dots(axes, [(one, place, one.values[0]) for one, place in zip(tried, places, strict=True)])
-        _labelled(axes, parameter, objective)
-        return as_svg(figure, f"{objective} by {parameter}")
+    values: list[Any] = [one.params[parameter] for one in tried]
+    if space.choices is not None and not _numeric(space.choices):
+        names = list(dict.fromkeys(_word(value) for value in space.choices))
+        scale, values = Scale.of_names(names), [names.index(_word(value)) for value in values]
+    else:
+        scale = Scale.over(values, log=space.log)
+    plot = Plot(scale, _over(tried, 0), x_title=parameter, y_title=objective)
+    _dots(plot, [(one, place, one.values[0]) for one, place in zip(tried, values, strict=True)])
+    return plot.canvas.svg(f"{objective} by {parameter}")
 
 
-def front(tried: Sequence[Tried], *, name: str, objectives: Sequence[str]) -> str:
+def front(tried: Sequence[Tried], *, objectives: Sequence[str]) -> str:
     """Two objectives against each other, what nothing beats joined to a line; as SVG.
 
     Args:
         tried: at least one, all with two values.
-        name: of the figure; one page holds no two of a name.
         objectives: what the two are, the one that decides first; it is drawn upwards.
     """
-    with canvas(name, height=2.9) as figure:
-        axes = figure.add_subplot()
-        corners = sorted((one.values[1], one.values[0]) for one in tried if one.on_front)
-        axes.step(*zip(*corners, strict=True), where="post", color=INK, linewidth=1, alpha=0.55)
-        _dots(axes, [(one, one.values[1], one.values[0]) for one in tried])
-        _labelled(axes, objectives[1], objectives[0])
-        return as_svg(figure, f"{objectives[0]} against {objectives[1]}, and what nothing beats")
+    plot = Plot(_over(tried, 1), _over(tried, 0), x_title=objectives[1], y_title=objectives[0])
+    _steps(plot, sorted((one.values[1], one.values[0]) for one in tried if one.on_front))
+    _dots(plot, [(one, one.values[1], one.values[0]) for one in tried])
+    return plot.canvas.svg(f"{objectives[0]} against {objectives[1]}, and what nothing beats")
 
 
-def importance(shares: Mapping[str, float], *, name: str, title: str) -> str:
+def importance(shares: Mapping[str, float], *, title: str) -> str:
     """The importance of every setting as a bar, the greatest on top; as SVG.
 
     Args:
         shares: at least one, of 1 in all.
-        name: of the figure; one page holds no two of a name.
         title: what the axis measures.
     """
     order = sorted(shares, key=lambda path: -shares[path])
-    with canvas(name, height=0.7 + 0.3 * len(order)) as figure:
-        axes = figure.add_subplot()
-        axes.barh(range(len(order)), [shares[path] for path in order], height=0.5, color=ACCENT)
-        axes.set_yticks(range(len(order)), [wrapped(path) for path in order])
-        axes.set_ylim(len(order) - 0.4, -0.6)
-        axes.set_xlim(0, 1)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(one_line(title))
-        return as_svg(figure, title)
+    rows = Scale(len(order) - 0.5, -0.5, names=tuple(order))
+    plot = Plot(Scale(0, 1), rows, x_title=title, height=26.0 * len(order), grid="x")
+    for place, path in enumerate(order):
+        plot.canvas.box(plot.left, plot.y(place) - 6, plot.x(shares[path]) - plot.left, 12, ACCENT)
+    return plot.canvas.svg(title)
 
 
-def parallel(tried: Sequence[Tried], *, name: str, space: Mapping[str, Space], objectives: Sequence[str]) -> str:
+def parallel(tried: Sequence[Tried], *, space: Mapping[str, Space], objectives: Sequence[str]) -> str:
     """A line for each trial through its settings to its objectives: stopped ones dim, the winner thick; as SVG.
 
     A line has a gap where a setting was not asked for.
 
     Args:
         tried: at least one.
-        name: of the figure; one page holds no two of a name.
         space: the settings and the values they may take.
         objectives: what the last axes measure.
     """
     scales = [_Scale.of_space(path, own) for path, own in space.items()]
     scales += [_Scale.of_values(label, [one.values[place] for one in tried]) for place, label in enumerate(objectives)]
-    with canvas(name, height=3.2) as figure:
-        axes = figure.add_subplot()
-        ranked = sorted(tried, key=lambda one: (one.place == 1, not one.pruned, one.values[0]))
-        for order, one in enumerate(ranked):
-            values = [*(one.params.get(path, _ABSENT) for path in space), *one.values]
-            heights = [scale.height(value) for scale, value in zip(scales, values, strict=True)]
-            axes.plot(range(len(scales)), heights, **_line(one, order / len(ranked)))
-        for place, scale in enumerate(scales):
-            _draw_scale(axes, place, scale)
-        axes.set_xticks(range(len(scales)), [_stacked(scale.title) for scale in scales], fontsize=7.5)
-        axes.set_ylim(-0.09, 1.09)
-        axes.set_xlim(-0.45, len(scales) - 0.55)
-        axes.yaxis.set_visible(False)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.tick_params(axis="x", length=0, pad=6)
-        return as_svg(figure, f"{objectives[0]} by all settings")
+    titles = [_stacked(scale.title) for scale in scales]
+    canvas = Canvas(WIDTH, _FOOT + 24 + 12 * max(map(len, titles)))
+    step = WIDTH / len(scales)
+    ranked = sorted(tried, key=lambda one: (one.place == 1, not one.pruned, one.values[0]))
+    for order, one in enumerate(ranked):
+        values = [*(one.params.get(path, _ABSENT) for path in space), *one.values]
+        heights = [scale.height(value) for scale, value in zip(scales, values, strict=True)]
+        points = [(step * (place + 0.5), _FOOT - height * (_FOOT - _HEAD)) for place, height in enumerate(heights)]
+        _draw_line(canvas, points, one, order / len(ranked))
+    for place, (scale, title) in enumerate(zip(scales, titles, strict=True)):
+        _draw_scale(canvas, step * (place + 0.5), scale, title, room=step - 4)
+    return canvas.svg(f"{objectives[0]} by all settings")
 
 
 _ABSENT = object()
+_HEAD, _FOOT = 22.0, 190.0  # of the axes of the parallel coordinates
 
 
 @dataclass(frozen=True)
@@ -184,45 +164,57 @@ class _Scale:
         return [(height, f"{end:.3g}") for height, end in zip((0.0, 1.0), self.ends, strict=True)]
 
 
-def _draw_scale(axes: Axes, place: int, scale: _Scale) -> None:
-    axes.plot([place, place], [0, 1], color=INK, linewidth=0.8, alpha=0.6)
+def _draw_scale(canvas: Canvas, x: float, scale: _Scale, title: Sequence[str], *, room: float) -> None:
+    canvas.line([(x, _FOOT), (x, _HEAD)], width=0.9, alpha=0.6)
     for height, text in scale.labels():
-        side = {0.0: ("top", -0.025), 1.0: ("bottom", 0.025)}.get(height, ("center", 0.0))
-        axes.text(place, height + side[1], text, ha="center", va=side[0], fontsize=8)
+        base = _FOOT - height * (_FOOT - _HEAD) + {0.0: 14.0, 1.0: -6.0}.get(height, 4.0)
+        canvas.text(x, base, text, align="middle")
+    for number, line in enumerate(title):
+        size = min(9.5, 9.5 * room / max(1.0, extent(line, 9.5)))
+        canvas.text(x, _FOOT + 32 + 12 * number, line, align="middle", size=size, alpha=0.8)
 
 
-def _line(one: Tried, share: float) -> dict[str, Any]:
-    """How a trial's line looks; `share` is its place from the worst to the best."""
+def _draw_line(canvas: Canvas, points: Sequence[tuple[float, float]], one: Tried, share: float) -> None:
+    """A trial's line; `share` is its place from the worst to the best."""
     if one.place == 1:
-        return {"color": SECOND, "linewidth": 2.0, "marker": "o", "markersize": 4, "markeredgewidth": 0}
-    if one.pruned:
-        return {"color": INK, "linewidth": 0.8, "alpha": 0.16, "marker": ".", "markersize": 2}
-    return {"color": ACCENT, "linewidth": 1.0, "alpha": 0.25 + 0.6 * share, "marker": ".", "markersize": 3}
+        colour, width, alpha, size = SECOND, 2.0, 1.0, 2.6
+    elif one.pruned:
+        colour, width, alpha, size = INK, 0.8, 0.16, 0.0
+    else:
+        colour, width, alpha, size = ACCENT, 1.0, 0.25 + 0.6 * share, 1.4
+    canvas.line(points, colour, width=width, alpha=alpha)
+    for x, y in points:
+        if size and math.isfinite(y):
+            canvas.mark(x, y, colour, size=size)
 
 
-def _dots(axes: Axes, places: Sequence[tuple[Tried, Any, float]]) -> None:
+def _over(tried: Sequence[Tried], objective: int) -> Scale:
+    return Scale.over([one.values[objective] for one in tried])
+
+
+def _steps(plot: Plot, corners: Sequence[tuple[float, float]]) -> None:
+    """A line that keeps its height up to the next corner."""
+    points = corners[:1]
+    for before, after in itertools.pairwise(corners):
+        points = [*points, (after[0], before[1]), after]
+    plot.canvas.line(plot.places(points), width=1.2, alpha=0.55)
+
+
+def _dots(plot: Plot, places: Sequence[tuple[Tried, float, float]]) -> None:
     for one, x, y in places:
-        face = "none" if one.pruned else ACCENT
-        axes.plot([x], [y], "o", color=ACCENT, markersize=5, markerfacecolor=face, markeredgewidth=1)
+        plot.canvas.mark(plot.x(x), plot.y(y), ACCENT, size=3.2, hollow=one.pruned)
         if one.place == 1:
-            axes.plot([x], [y], "o", color=SECOND, markersize=11, markerfacecolor="none")
+            plot.canvas.mark(plot.x(x), plot.y(y), SECOND, size=6.5, hollow=True)
 
 
-def _labelled(axes: Axes, below: str, beside: str) -> None:
-    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-    axes.margins(0.06)
-    axes.set_xlabel(one_line(below))
-    axes.set_ylabel(one_line(beside))
-
-
-def _stacked(path: str) -> str:
+def _stacked(path: str) -> list[str]:
     """A dotted path, or words, in lines: as a whole they are too long to stand side by side."""
     parts = re.findall(r"[^._ ]+[._ ]*", one_line(path))
     lines = [""]
     for part in parts:
         full = lines[-1].endswith(".") or len(lines[-1] + part.rstrip()) > _NARROW
         lines = [*lines, part] if full else [*lines[:-1], lines[-1] + part]
-    return "\n".join(lines).strip()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _word(value: Value) -> str:

@@ -8,22 +8,13 @@ import optuna
 
 from pipeline import search, search_figures, tables
 from pipeline.experiments import SECONDS, Objective
-from pipeline.figures import file_stem
+from pipeline.figures import Drawing, file_stem
 from pipeline.results import Experiment, Run, SearchEntry
 from pipeline.search_figures import Tried
 
 # PED-ANOVA compares where the best quarter of the trials lies with where all do; of fewer it would tell noise.
 _ENOUGH, _BEST = 12, 0.25
 _MARKS = "Filled: ran to its end. Hollow: stopped early. Ring: the winner."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure as SVG, and what stands under it."""
-
-    name: str
-    svg: str
-    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,21 +111,21 @@ def _drawings(entry: SearchEntry, shares: Mapping[str, float], *, stem: str) -> 
         return
     words = [objective_words(name) for name in entry.objectives]
     name = file_stem(f"{stem}-history")
-    svg = search_figures.history(trials, name=name, objective=words[0])
+    svg = search_figures.history(trials, objective=words[0])
     yield Drawing(name=name, svg=svg, caption=f"{_MARKS} Line: the best so far.")
     if len(words) > 1:
         name = file_stem(f"{stem}-front")
-        svg = search_figures.front(trials, name=name, objectives=words[:2])
+        svg = search_figures.front(trials, objectives=words[:2])
         yield Drawing(name=name, svg=svg, caption="Line: what no other trial beats in both. Ring: the winner.")
     if len(entry.space) > 1:
         name = file_stem(f"{stem}-parallel")
-        svg = search_figures.parallel(trials, name=name, space=entry.space, objectives=words)
+        svg = search_figures.parallel(trials, space=entry.space, objectives=words)
         caption = "A line a trial, stronger for better. Faint: stopped early. Thick: the winner."
         gaps = " A gap: not asked for there." if any(space.when for space in entry.space.values()) else ""
         yield Drawing(name=name, svg=svg, caption=caption + gaps)
     if shares:
         name = file_stem(f"{stem}-importance")
-        svg = search_figures.importance(shares, name=name, title="importance (PED-ANOVA), share of 1")
+        svg = search_figures.importance(shares, title="importance (PED-ANOVA), share of 1")
         yield Drawing(
             name=name, svg=svg, caption="How far a setting decides whether a trial is among the best quarter."
         )
@@ -145,5 +136,5 @@ def _scatters(entry: SearchEntry, trials: Sequence[Tried], objective: str, *, st
     for path, space in entry.space.items():
         if having := [trial for trial in trials if path in trial.params]:
             name = file_stem(f"{stem}-{path}")
-            svg = search_figures.scatter(having, name=name, parameter=path, space=space, objective=objective)
+            svg = search_figures.scatter(having, parameter=path, space=space, objective=objective)
             yield Drawing(name=name, svg=svg, caption=_MARKS)

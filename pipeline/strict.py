@@ -200,6 +200,10 @@ def _problem(hint: Any, detail: Any, prefix: tuple[str, ...] = ()) -> str:
         siblings = _fields(_resolve(hint, detail["loc"][:-1])[1])
         close = nearest(str(known[-1]), siblings, prefix=_dotted((*prefix, *known[:-1], "")))
         return f"{path} is unknown{close or '; allowed: ' + ', '.join(siblings)}"
+    if detail["type"].startswith("union_tag"):
+        kind, options = detail["input"].get("kind"), [_fields(option)["kind"] for option in _options(inner)]
+        choices = [choice for option in options for choice in _choices(option)]
+        return f"{path}.kind " + (unknown(kind, choices) if kind else f"is missing; allowed: {', '.join(choices)}")
     if detail["type"] == "missing":
         return f"{path} is missing; allowed: {_described(inner)}"
     if detail["type"] == "value_error":
@@ -211,6 +215,9 @@ def _resolve(hint: Any, loc: Iterable[str | int]) -> tuple[list[str | int], Any]
     """The part of a location that is a path of ours, and the annotation there; pydantic adds names of union members."""
     known: list[str | int] = []
     for part in loc:
+        if tagged := [option for option in _options(hint) if part in _choices(_fields(option).get("kind"))]:
+            hint = tagged[0]  # pydantic names the kind of section that it takes this for
+            continue
         options = [_step(option, part) for option in _options(hint)]
         inner = next((option for option in options if option is not None), None)
         if inner is None and not any(_fields(option) for option in _options(hint)):
@@ -226,7 +233,8 @@ def _options(hint: Any) -> list[Any]:
     while typing.get_origin(inner) is Annotated:
         inner = typing.get_args(inner)[0]
     if typing.get_origin(inner) in (typing.Union, types.UnionType):
-        return [option for option in typing.get_args(inner) if option is not type(None)]
+        members = [option for option in typing.get_args(inner) if option is not type(None)]
+        return [option for member in members for option in _options(member)]
     return [hint]
 
 

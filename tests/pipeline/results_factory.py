@@ -6,6 +6,7 @@ trial, one seed less in places, over any number of data sets.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
-from reid.config import Augment, Protocol, Recipe, Schedule, to_dict
+from pipeline import curves, experiments
+from pipeline.experiments import Row
+from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, to_dict
 
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
 UI = "http://127.0.0.1:5000"
@@ -132,6 +136,7 @@ def plan_row(
     method: str | None = "bdb",
     published: str | None = "",
     embedding: str = "",
+    series: str = "",
 ) -> Any:
     """A row of plan.json; `published` is the label unless it is given."""
     name = label if published == "" else published
@@ -142,6 +147,7 @@ def plan_row(
         "overrides": {},
         "published_method": name,
         "embedding": embedding,
+        "series": series,
         "settings": {},
         "keys": keys,
     }
@@ -159,6 +165,7 @@ def experiment(name: str, rows: list[Any], **changes: Any) -> dict[str, Any]:
         "published_datasets": [],
         "rows": rows,
         "search": None,
+        "figure": None,
     } | changes
 
 
@@ -175,13 +182,57 @@ def plan(experiments: list[Any], datasets: Mapping[str, str] | None = None) -> d
 
 
 def write(root: Path, rows: list[dict[str, Any]], content: dict[str, Any]) -> Path:
-    """Lay trials and plan down as the sweep does, with the published tables beside them."""
+    """Lay trials, their epochs and the plan down as the sweep does, with the published tables beside them."""
     (root / "results").mkdir(parents=True)
     unique = {row["key"]: row for row in rows}
+    records = {key: losses(unique[key]) for key in sorted(unique) if unique[key]["epochs"]}
+    pq.write_table(curves.table(records), root / "results" / curves.FILE)
     pd.DataFrame(list(unique.values())).to_parquet(root / "results" / "trials.parquet", index=False)
     (root / "results" / "plan.json").write_text(json.dumps(content), encoding="utf-8")
     shutil.copytree(PUBLISHED, root / "reports" / "published")
     return root
+
+
+def losses(row: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The epochs of a trial: a loss that falls, to a level and with a noise of its own; the loss on erased images."""
+    rng = np.random.default_rng(int(row["key"][:8], 16))
+    noise = rng.normal(0, 0.04, (2, row["epochs"]))
+    return [
+        {
+            "epoch": float(epoch),
+            "lr": 0.01,
+            "loss": 6.0 * math.exp(-4 * epoch / row["epochs"]) + row["mAP"] + abs(noise[0, epoch - 1]),
+            "probe/id/erasing": 4.0 - 3.0 * epoch / row["epochs"] + noise[1, epoch - 1],
+        }
+        for epoch in range(1, row["epochs"] + 1)
+    ]
+
+
+def figures(seeds: int = 3, dataset: str = "synthetic") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and experiments of BDB's Figure 7, and ES-Net's Figures 3, 4 and 6, as their files declare them."""
+    rows: list[dict[str, Any]] = []
+    found = []
+    for declared in experiments.load(("bdb_fig7a", "bdb_fig7b", "esnet_fig3", "esnet_fig4", "esnet_fig6")):
+        entries = []
+        for place, row in enumerate(declared.rows):
+            lines = [_swept(declared.name, row, seed, place, dataset) for seed in range(seeds)]
+            rows += lines
+            keys = {dataset: [line["key"] for line in lines]}
+            entries.append(plan_row(row.label, keys, published=None, series=row.series))
+        figure = declared.figure.model_dump(mode="json") if declared.figure else None
+        found.append(experiment(declared.name, entries, title=declared.title, note=declared.note, figure=figure))
+    return rows, found
+
+
+def _swept(name: str, row: Row, seed: int, place: int, dataset: str) -> dict[str, Any]:
+    """A trial of a row, with what its overrides say; the best lies between the ends."""
+    model: dict[str, Any] = {"figure": name, "row": row.label, "erase_ratio": 0.2 if "20%" in row.label else 0.1}
+    model |= {path[6:]: value for path, value in row.overrides.items() if path.startswith("model.")}
+    sampler = {path[15:]: value for path, value in row.overrides.items() if path.startswith("recipe.sampler.")}
+    noise = np.random.default_rng([seed, place, *name.encode()]).normal(0, 0.006)
+    level = 0.62 - 0.02 * (place % 5 - 2) ** 2 + 0.04 * (place // 5) + noise
+    changes = {"sampler": Sampler(**sampler)} if sampler else {}
+    return trial(dataset=dataset, seed=seed, mean_ap=level, model=model, recipe_changes=changes, epochs=60)
 
 
 def make_results(root: Path, datasets: Mapping[str, str] | None = None) -> Path:

@@ -515,6 +515,7 @@ def test_the_plan_as_json() -> None:
         "overrides": {},
         "published_method": "IDE",
         "embedding": "",
+        "series": "",
         "settings": {},
         "keys": {},
     }

@@ -78,7 +78,7 @@ def simple_table() -> Table:
 
 
 def page(shown: Table) -> str:
-    section = render.Section(table=shown, figures={}, searches=())
+    section = render.Section(table=shown, own=(), figures={}, learning=(), searches=())
     runs = {run.key: run for panel in shown.panels for run in panel.runs}
     return render.html(render.Page(header=(("Trials", "3"),), ui=made.UI, runs=runs, sections=(section,)))
 

@@ -215,7 +215,7 @@ def test_plots_for_dvc_have_one_line_a_row_and_one_a_search_trial(demo: Path) ->
 
 def test_figures_are_documents_of_their_own(demo: Path) -> None:
     drawn = [text for name, text in contents(demo).items() if name.startswith("figures/")]
-    assert len(drawn) == 3 * 2 + 2  # of the search: its history, and the objective by its one setting
+    assert len(drawn) == 3 * 3 + 2  # of the search: its history, and the objective by its one setting
     for text in drawn:
         assert ElementTree.fromstring(text.decode()).tag == "{http://www.w3.org/2000/svg}svg"
 
