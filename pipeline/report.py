@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import captions, figures, published, render, search_report, tables
+from pipeline import captions, figures, published, queries, render, search_report, significance, tables
 from pipeline.published import PublishedTable
+from pipeline.queries import Scores
 from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
 from pipeline.tables import Cell, Group, Panel, Row, Table
@@ -32,16 +33,20 @@ def run(root: Path) -> None:
         for experiment in plan.experiments
         if experiment.published
     }
-    _save(root / "reports" / "generated", build(plan, runs, printed))
+    scores = queries.read(root / "results")
+    _save(root / "reports" / "generated", build(plan, runs, printed, scores))
 
 
-def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable]) -> dict[str, str]:
+def build(
+    plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable], scores: Scores
+) -> dict[str, str]:
     """Every file of the report: its path below `reports/generated`, and its text."""
     files: dict[str, str] = {}
     sections, metrics = [], {}
     for experiment in plan.experiments:
         columns = plan.datasets | plan.transfers
-        table = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
+        bare = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
+        table = significance.compared(bare, scores)
         dots = dot_plots(table)
         searches = [
             search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}

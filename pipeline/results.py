@@ -31,6 +31,8 @@ class Run:
     data_digest: str
     code_digest: str
     seconds: float
+    cpus: int
+    gpus: float
     device: str
     commit: str
     dirty: bool
@@ -86,12 +88,16 @@ class SearchEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A declared table or search, as `results/plan.json` has it."""
+    """A declared table or search, as `results/plan.json` has it.
+
+    `reference`: the label of the row that the others are compared with; empty if there is none.
+    """
 
     name: str
     kind: Literal["table", "search"]
     title: str
     note: str
+    reference: str
     metrics: list[str]
     published: str | None
     published_datasets: list[str]
@@ -128,7 +134,7 @@ def read_plan(path: Path) -> PlanFile:
         ValueError: a field lacks or has a wrong type; the message names its path.
     """
     try:
-        return pydantic.TypeAdapter(PlanFile).validate_json(_present(path).read_bytes())
+        return pydantic.TypeAdapter(PlanFile).validate_json(present(path).read_bytes())
     except pydantic.ValidationError as error:
         where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ValueError(f"{path}: {where}") from error
@@ -141,7 +147,7 @@ def read_runs(path: Path) -> dict[str, Run]:
         FileNotFoundError: there is no such file.
         ValueError: a column lacks, two lines have one key, or a status is unknown.
     """
-    frame = pd.read_parquet(_present(path))
+    frame = pd.read_parquet(present(path))
     wanted = {*Run.__dataclass_fields__} - {"metrics"}
     if absent := sorted(wanted - {*frame.columns}):
         raise ValueError(f"{path}: no column {', '.join(absent)}; run the sweep stage again")
@@ -153,7 +159,12 @@ def read_runs(path: Path) -> dict[str, Run]:
     return {run.key: run for run in runs}
 
 
-def _present(path: Path) -> Path:
+def present(path: Path) -> Path:
+    """The path of a file that the sweep stage writes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; the sweep stage writes it: dvc repro sweep")
     return path
@@ -173,5 +184,7 @@ def as_run(record: Mapping[Any, Any]) -> Run:
         protocol=json.loads(record["protocol"]),
         config=json.loads(record["config"]),
         seconds=0.0 if pd.isna(record["seconds"]) else float(record["seconds"]),
+        cpus=int(record["cpus"]),
+        gpus=float(record["gpus"]),
         dirty=not pd.isna(record["dirty"]) and bool(record["dirty"]),
     )

@@ -25,11 +25,40 @@ Kind = Literal["ours", "published", "difference"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A cell of ours against the reference row's, by the values of the queries: difference and 95 % interval in points.
+
+    `corrected` is p after the correction across the table. `over_seeds`: the seeds' spread is in it, so that it is the
+    methods that are compared; else these trained networks.
+    """
+
+    reference: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    corrected: float
+    num_queries: int
+    num_identities: int
+    over_seeds: bool
+    significant: bool
+
+    @property
+    def mark(self) -> str:
+        """A triangle where the difference is significant, up for better; hollow where it is of networks alone."""
+        if not self.significant:
+            return ""
+        up, down = ("▲", "▼") if self.over_seeds else ("△", "▽")
+        return up if self.difference > 0 else down
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One place of a table.
 
     `value` is unrounded, in percent or points, and None where a dash is printed; `text` is what is printed of it. `n`
     of `declared` seeds finished; `reason` says why a cell has less than it should. `panel` numbers the cell's runs.
+    `comparison` is with the table's reference row; `untested` says why there is none.
     """
 
     kind: Kind
@@ -42,6 +71,13 @@ class Cell:
     reason: str = ""
     doubtful: bool = False
     panel: int | None = None
+    comparison: Comparison | None = None
+    untested: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """The mark of a significant difference from the reference row, or an empty text."""
+        return self.comparison.mark if self.comparison else ""
 
     @property
     def count(self) -> str:
