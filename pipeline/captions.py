@@ -93,6 +93,22 @@ def _claim(reference: str, tested: Sequence[Comparison]) -> str:
     return " ".join(said)
 
 
+def comparison_words(found: Comparison) -> list[str]:
+    """A comparison in full: what was found, and how."""
+    verdict = "significant at 5 %" if found.significant else "not significant at 5 %"
+    claim = (
+        "the seeds' own spread is in it: it speaks of the methods"
+        if found.over_seeds
+        else "of one seed: it speaks of these trained networks, not of the methods"
+    )
+    return [
+        f"significance: {found.difference:+.2f} points against {found.reference}, "
+        f"95 % interval {found.low:+.2f} to {found.high:+.2f}",
+        f"  p = {found.p:.2g}, {found.corrected:.2g} by Holm's correction over the table: {verdict}",
+        f"  {found.num_queries:,} queries of {found.num_identities:,} identities, drawn anew by identity; {claim}",
+    ]
+
+
 def _lacking(table: Table) -> list[str]:
     rows: dict[str, list[str]] = {}
     for panel in table.panels:

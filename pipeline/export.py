@@ -64,6 +64,7 @@ def _row(trial: Trial, store: TrialStore) -> dict[str, Any]:
     state = store.state(trial.key)
     row = {
         "key": trial.key,
+        "source": trial.source.key if trial.source else "",
         "setting": trial.setting,
         "name": trial.name,
         "dataset": trial.dataset,
@@ -121,6 +122,7 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
     """
     return {
         "profile": params.profile,
+        "store": str(params.sweep.store),
         "datasets": {dataset: readers()[dataset] for dataset in params.datasets},
         "transfers": {pair.key: pair.title for pair in pairs(params.datasets)},
         "seeds": list(params.seeds),
@@ -171,6 +173,7 @@ def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, A
         "overrides": row.overrides,
         "published_method": row.published_method,
         "embedding": row.embedding,
+        "winner": row.place,
         "settings": {dataset: cell[0].setting for dataset, cell in trials.items() if cell},
         "keys": {dataset: [trial.key for trial in cell] for dataset, cell in trials.items()},
     }

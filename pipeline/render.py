@@ -19,8 +19,9 @@ from markupsafe import Markup
 
 from pipeline import captions
 from pipeline.captions import heading
+from pipeline.evidence import Evidence
 from pipeline.figures import file_stem
-from pipeline.links import run_url, runs_url
+from pipeline.links import run_url
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
 from pipeline.tables import DASH, MINUS, Cell, Group, Table
@@ -37,9 +38,10 @@ class Finished(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One experiment of the page: its table, the figures of the table as SVG, and its searches."""
+    """One experiment of the page: its table, what its panels rest on, the table's figures as SVG, and its searches."""
 
     table: Table
+    evidence: Mapping[int, Evidence]
     figures: Mapping[str, str]
     searches: tuple[SearchReport, ...]
 
@@ -98,13 +100,13 @@ def html(page: Page) -> str:
     """The whole page: one file, no request, no script but its own (the policy in its head allows no other)."""
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     env = _environment(autoescape=True)
-    env.globals.update(run_url=run_url, runs_url=runs_url)
+    env.globals.update(run_url=run_url)
     env.filters.update(
         objective=objective_words,
         scale=objective_scale,
         duration=captions.duration,
-        differences=captions.differences,
         complete=captions.complete,
+        comparison=captions.comparison_words,
         plain=captions.plain,
     )
     env.filters.update(figure=Markup, markdown=markdown, latex=latex)

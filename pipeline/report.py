@@ -9,14 +9,27 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import captions, figures, published, queries, render, search_report, significance, tables
+from pipeline import captions, evidence, figures, published, queries, render, search_report, significance, tables
 from pipeline.published import PublishedTable
 from pipeline.queries import Scores
-from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
+from pipeline.results import METRICS, STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
 from pipeline.tables import Cell, Group, Panel, Row, Table
+
+GENERATED = Path("reports") / "generated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a report is made from: experiments, trials by key, printed tables by experiment, values of the queries."""
+
+    plan: PlanFile
+    runs: Mapping[str, Run]
+    printed: Mapping[str, PublishedTable]
+    scores: Scores
 
 
 def run(root: Path) -> None:
@@ -26,27 +39,40 @@ def run(root: Path) -> None:
         FileNotFoundError: the sweep has left nothing yet.
         ValueError: the plan, the trials and the published tables do not fit together.
     """
+    _save(root / GENERATED, build(read(root)))
+
+
+def read(root: Path) -> Inputs:
+    """What the sweep has left under `root`, and the published tables beside it; raises as `run`."""
     plan = read_plan(root / "results" / "plan.json")
-    runs = read_runs(root / "results" / "trials.parquet")
-    printed = {
-        experiment.name: published.load(root / "reports" / "published", experiment.published)
-        for experiment in plan.experiments
-        if experiment.published
-    }
-    scores = queries.read(root / "results")
-    _save(root / "reports" / "generated", build(plan, runs, printed, scores))
+    return Inputs(
+        plan=plan,
+        runs=read_runs(root / "results" / "trials.parquet"),
+        printed={
+            experiment.name: published.load(root / "reports" / "published", experiment.published)
+            for experiment in plan.experiments
+            if experiment.published
+        },
+        scores=queries.read(root / "results"),
+    )
 
 
-def build(
-    plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable], scores: Scores
-) -> dict[str, str]:
+def table_of(inputs: Inputs, experiment: Experiment) -> Table:
+    """One table with its comparisons."""
+    columns = inputs.plan.datasets | inputs.plan.transfers
+    printed = inputs.printed.get(experiment.name)
+    return significance.compared(
+        tables.build(experiment, datasets=columns, runs=inputs.runs, printed=printed), inputs.scores
+    )
+
+
+def build(inputs: Inputs) -> dict[str, str]:
     """Every file of the report: its path below `reports/generated`, and its text."""
     files: dict[str, str] = {}
+    plan, runs = inputs.plan, inputs.runs
     sections, metrics = [], {}
     for experiment in plan.experiments:
-        columns = plan.datasets | plan.transfers
-        bare = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
-        table = significance.compared(bare, scores)
+        table = table_of(inputs, experiment)
         dots = dot_plots(table)
         searches = [
             search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}
@@ -54,7 +80,8 @@ def build(
         files |= _files(table, searches)
         drawn = {drawing.name: drawing.svg for found in searches for drawing in found.figures}
         files |= {f"figures/{name}.svg": figures.standalone(svg) for name, svg in {**dots, **drawn}.items()}
-        sections.append(render.Section(table=table, figures=dots, searches=tuple(searches)))
+        behind = evidence.of(table, plan, runs)
+        sections.append(render.Section(table=table, evidence=behind, figures=dots, searches=tuple(searches)))
         metrics[experiment.name] = printed_metrics(table)
     page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
     files["index.html"] = render.html(page)

@@ -17,9 +17,13 @@ STATUSES = ("done", "pruned", "failed", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured."""
+    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured.
+
+    `source`: the trial whose network it scores; empty where it trains one. `cpus`, `gpus`: what it was given.
+    """
 
     key: str
+    source: str
     dataset: str
     method: str
     seed: int
@@ -46,13 +50,15 @@ class Run:
 class RowEntry:
     """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row.
 
-    `embedding`: which of the method's is ranked; empty for its own.
+    `embedding`: which of the method's is ranked; empty for its own. `winner`: the row reports the best that the
+    experiment's search found (1), the second best (2) and so on; 0: its setting was not searched for.
     """
 
     label: str
     method: str | None
     published_method: str | None
     embedding: str
+    winner: int
     keys: dict[str, list[str]]
 
 
@@ -107,9 +113,10 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """`results/plan.json`: what was declared."""
+    """`results/plan.json`: what was declared, and where the trials' records are."""
 
     profile: str
+    store: str
     datasets: dict[str, str]
     transfers: dict[str, str]
     seeds: list[int]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pipeline import agreement
 from pipeline.experiments import ARROW
-from pipeline.published import PublishedTable
+from pipeline.published import Printed, PublishedTable
 from pipeline.results import Experiment, RowEntry, Run
 from reid.data.readers import Reader, reader
 
@@ -143,10 +143,13 @@ class Panel:
         """A run that stands for all of them in everything but the seed; one with a number where there is one."""
         return (self.done or self.runs)[0]
 
+    def value(self, run: Run, metric: str) -> float | None:
+        """A metric of a run by the embedding that is ranked, as a fraction; None where it was not measured."""
+        return run.metrics.get(f"{self.embedding}/{metric}" if self.embedding else metric)
+
     def values(self, metric: str) -> list[float]:
         """A metric of every run that has it, as fractions."""
-        name = f"{self.embedding}/{metric}" if self.embedding else metric
-        return [run.metrics[name] for run in self.done if name in run.metrics]
+        return [value for run in self.done if (value := self.value(run, metric)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,16 @@ class Table:
     def columns(self) -> list[tuple[Group, str]]:
         """Group and metric of every cell of a row, in order."""
         return [(group, metric) for group in self.groups for metric in group.metrics]
+
+    def counterparts(self, entry: RowEntry, group: Group) -> dict[str, Printed]:
+        """What the paper prints for a row in a published group, by metric."""
+        if self.printed is None or not entry.published_method:
+            return {}
+        found = {
+            metric: self.printed.find(method=entry.published_method, dataset=group.title, metric=metric)
+            for metric in group.metrics
+        }
+        return {metric: number for metric, number in found.items() if number is not None}
 
 
 def build(
