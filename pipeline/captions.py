@@ -1,10 +1,10 @@
 """The words around a table: what its numbers rest on, what a reader must know, how times and settings are said."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.tables import DASH, Group, Panel, Table, lacking
+from pipeline.tables import DASH, Comparison, Group, Panel, Table, lacking
 from reid.config import flatten
 
 
@@ -47,7 +47,7 @@ def notes(table: Table) -> list[str]:
     if any(group.kind == "difference" for group in table.groups):
         found.append("Difference: ours minus published, in points.")
     withdrawn = dict.fromkeys(notice for group in table.groups for notice in group.withdrawn)
-    return [*found, *withdrawn, *_lacking(table), *_doubts(table)]
+    return [*found, *_significance(table), *withdrawn, *_lacking(table), *_doubts(table)]
 
 
 def title(table: Table) -> str:
@@ -63,6 +63,50 @@ def summary(table: Table) -> str:
     searched = sum(len(entry.trials) for entry in (table.experiment.search or {}).values())
     found = f"{sum(row.ours for row in table.rows)} rows of ours, {done} of {len(runs)} trials done"
     return found + (f", a search of {searched} more" if searched else "")
+
+
+def _significance(table: Table) -> list[str]:
+    """What the triangles say, what they do not say, and which cells could not be tested."""
+    tested = [cell.comparison for row in table.rows for cell in row.cells if cell.comparison]
+    found = [_claim(table.experiment.reference, tested)] if tested else []
+    untested: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for (group, metric), cell in zip(table.columns(), row.cells, strict=True):
+            if cell.untested:
+                untested.setdefault(cell.untested, {})[f"{row.label} ({group.title}, {metric})"] = None
+    return found + [
+        f"Not tested against the reference row: {', '.join(cells)}: {why}." for why, cells in untested.items()
+    ]
+
+
+def _claim(reference: str, tested: Sequence[Comparison]) -> str:
+    """What was tested, and of what it speaks."""
+    methods, networks = (any(one.over_seeds == over for one in tested) for over in (True, False))
+    marks = " or ".join(["▲ ▼"] * methods + ["△ ▽"] * networks)
+    none = "" if any(one.significant for one in tested) else " No row is."
+    said = [
+        f"{marks}: above or below {reference}, significant at 5 % by Holm's correction over the {len(tested)} "
+        f"comparisons of this table.{none} Compared are the values of the same queries, identities drawn anew."
+    ]
+    said += ["▲ ▼ speak of the methods: the seeds' own spread is in them."] * methods
+    said += ["△ ▽ have one seed: they speak of these trained networks and say nothing of the methods."] * networks
+    return " ".join(said)
+
+
+def comparison_words(found: Comparison) -> list[str]:
+    """A comparison in full: what was found, and how."""
+    verdict = "significant at 5 %" if found.significant else "not significant at 5 %"
+    claim = (
+        "the seeds' own spread is in it: it speaks of the methods"
+        if found.over_seeds
+        else "of one seed: it speaks of these trained networks, not of the methods"
+    )
+    return [
+        f"significance: {found.difference:+.2f} points against {found.reference}, "
+        f"95 % interval {found.low:+.2f} to {found.high:+.2f}",
+        f"  p = {found.p:.2g}, {found.corrected:.2g} by Holm's correction over the table: {verdict}",
+        f"  {found.num_queries:,} queries of {found.num_identities:,} identities, drawn anew by identity; {claim}",
+    ]
 
 
 def _lacking(table: Table) -> list[str]:

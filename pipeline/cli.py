@@ -148,6 +148,19 @@ def show() -> None:
 
 
 @app.command()
+def why(
+    table: Annotated[str, typer.Argument(help="Name of the experiment: bdb_table2.")],
+    row: Annotated[str, typer.Argument(help="Label of one of its rows of ours.")],
+    column: Annotated[str, typer.Argument(help="mAP; of several data sets, 'Market-1501: mAP'.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what one printed number rests on: its runs, settings, code, data, cost, comparison and published value."""
+    from pipeline import why as stage
+
+    stage.run(Path.cwd(), table, row, column, as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is here, what is missing and what mends it; exit code 1 if something stops `make repro`."""
     from pipeline import doctor as stage

@@ -264,8 +264,9 @@ class Experiment(Section):
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
     first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the rows that only
     the paper has, in its order. `transfer`: every row is scored on data sets that it was not trained on, one column for
-    each pair of the listed ones; `datasets` then has words of the protocol that name the training set. `figure`: what
-    is drawn above the table.
+    each pair of the listed ones; `datasets` then has words of the protocol that name the training set. `reference`: the
+    label of the row that the others are compared with; the first row of ours unless it is given. `figure`: what is
+    drawn above the table.
     """
 
     name: Name
@@ -277,6 +278,7 @@ class Experiment(Section):
     datasets: tuple[str, ...] = ()
     others: bool = False
     transfer: bool = False
+    reference: str | None = None
     search: Search | None = None
     figure: Figure | None = None
 
@@ -284,6 +286,11 @@ class Experiment(Section):
     def kind(self) -> Literal["table", "search"]:
         """What it is called in `results/plan.json`."""
         return "table" if self.search is None else "search"
+
+    @property
+    def reference_row(self) -> str:
+        """The label of the row that the others are compared with; empty where no row is ours."""
+        return self.reference or next((row.label for row in self.rows if row.method is not None), "")
 
     @model_validator(mode="after")
     def _coherent(self) -> "Experiment":
@@ -298,6 +305,9 @@ class Experiment(Section):
             raise ValueError(words + more * (top > 1))
         if any((row.method, row.variant, row.overrides) != _base(winners[0]) for row in winners):
             raise ValueError("rows: those of a search's best differ in nothing but their place and label")
+        ours = [row.label for row in self.rows if row.method is not None]
+        if self.reference is not None and self.reference not in ours:
+            raise ValueError(f"reference {unknown(self.reference, ours)}")
         if self.transfer and self.search is not None:
             raise ValueError("a search is not scored on other data sets: leave transfer out")
         return self

@@ -1,21 +1,22 @@
 """Results as files: a row for each declared trial, the epochs of each, and what was declared."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
-from pipeline import curves
+from pipeline import curves, queries
 from pipeline.agenda import Agenda, SearchRun
 from pipeline.experiments import ARROW, Experiment, Row, Search
 from pipeline.keys import canonical_json
 from pipeline.params import Params
 from pipeline.plan import Plan, PlannedRow, Trial, pairs
-from pipeline.store import TrialStore
+from pipeline.store import PerQuery, TrialStore
 from pipeline.strict import redact
 from reid.config import to_dict
+from reid.data.dataset import ReidData
 from reid.data.readers import readers
 
 _ALONE = "To score a network on data it has not seen, list two data sets or more."
@@ -30,24 +31,41 @@ class Runs(Protocol):
         """MLflow's run of each trial key."""
 
 
-def write(folder: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) -> None:
-    """Write `trials.parquet`, `curves.parquet` and `plan.json` into `folder`."""
+def write(root: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) -> None:
+    """Write what the report is made from into `results/`: the trials, their epochs and queries, and the plan.
+
+    `root` is the checkout, which also holds the prepared data.
+    """
+    folder = root / "results"
     run_ids = runs.run_ids()
     rows = [_row(trial, agenda.store) for trial in sorted(agenda.declared.values(), key=lambda trial: trial.name)]
     for row in rows:
         row["run_id"] = run_ids.get(row["key"], "")
         row["experiment_id"] = runs.experiment_id if row["run_id"] else ""
     pd.DataFrame(rows).to_parquet(folder / "trials.parquet", index=False)
+    queries.write_scores(folder / queries.PER_QUERY, _per_query(agenda))
+    data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
+    queries.write_identities(folder / queries.QUERIES, data)
     searches = {(run.plan.experiment, run.plan.dataset): _search(run, agenda) for run in agenda.searches}
     content = outline(params, plan, searches)
     curves.write(folder, agenda.store, agenda.declared)
     (folder / "plan.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def _per_query(agenda: Agenda) -> Iterator[tuple[str, PerQuery]]:
+    """The arrays of every final trial that is done."""
+    for trial in agenda.declared.values():
+        if trial.config.evaluate_on == "test" and agenda.store.state(trial.key) == "done":
+            arrays = agenda.store.per_query(trial.key)
+            if arrays is not None:
+                yield trial.key, arrays
+
+
 def _row(trial: Trial, store: TrialStore) -> dict[str, Any]:
     state = store.state(trial.key)
     row = {
         "key": trial.key,
+        "source": trial.source.key if trial.source else "",
         "setting": trial.setting,
         "name": trial.name,
         "dataset": trial.dataset,
@@ -74,6 +92,7 @@ def _data_digest(spec: dict[str, Any]) -> str:
 _NOTHING: dict[str, Any] = {
     "epochs": 0,
     "seconds": float("nan"),
+    **dict.fromkeys(("cpus", "gpus"), 0),
     **dict.fromkeys(("device", "commit", "python", "torch", "started", "finished"), ""),
     "dirty": False,
 }
@@ -85,8 +104,7 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         "status": result["status"],
         **{name: float(value) for name, value in metrics.items()},
         "epochs": result["epochs"],
-        "seconds": cost["seconds"],
-        "device": cost["device"],
+        **{name: cost[name] for name in ("seconds", "cpus", "gpus", "device")},
         **{name: environment[name] for name in ("commit", "dirty", "python", "torch")},
         "started": result["started"],
         "finished": result["finished"],
@@ -105,6 +123,7 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
     """
     return {
         "profile": params.profile,
+        "store": str(params.sweep.store),
         "datasets": {dataset: readers()[dataset] for dataset in params.datasets},
         "transfers": {pair.key: pair.title for pair in pairs(params.datasets)},
         "seeds": list(params.seeds),
@@ -133,6 +152,7 @@ def _experiment(
         "kind": experiment.kind,
         "title": experiment.title,
         "note": f"{experiment.note} {_ALONE}".strip() if alone else experiment.note,
+        "reference": experiment.reference_row,
         "metrics": list(experiment.metrics),
         "published": experiment.published,
         "published_datasets": list(experiment.datasets),
@@ -156,6 +176,7 @@ def _row_outline(row: Row, trials: Mapping[str, Sequence[Trial]]) -> dict[str, A
         "published_method": row.published_method,
         "embedding": row.embedding,
         "series": row.series,
+        "winner": row.place,
         "settings": {dataset: cell[0].setting for dataset, cell in trials.items() if cell},
         "keys": {dataset: [trial.key for trial in cell] for dataset, cell in trials.items()},
     }

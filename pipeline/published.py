@@ -31,8 +31,10 @@ class PublishedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
-    """One printed number: `mean` and `std` are the characters of the paper, in percent."""
+    """One printed number: `mean` and `std` are the characters of the paper, in percent. It is in `line` of `file`."""
 
+    file: str
+    line: int
     dataset: str
     protocol: str
     method: str
@@ -181,7 +183,7 @@ def _printed(path: Path, line: int, row: dict[str, str]) -> Printed:
         if (column == "mean" or row[column]) and not _is_number(row[column]):
             raise PublishedError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
     fields = ("dataset", "protocol", "method", "reference", "metric", "mean", "std", "note")
-    return Printed(**{name: row[name] for name in fields})
+    return Printed(file=path.name, line=line, **{name: row[name] for name in fields})
 
 
 def _is_number(text: str) -> bool:

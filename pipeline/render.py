@@ -19,14 +19,16 @@ from markupsafe import Markup
 
 from pipeline import captions
 from pipeline.captions import heading
+from pipeline.evidence import Evidence
 from pipeline.figures import Drawing, file_stem
-from pipeline.links import run_url, runs_url
+from pipeline.links import run_url
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
 from pipeline.tables import DASH, MINUS, Cell, Group, Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CSV = ("experiment", "row", "kind", "dataset", "metric", "value", "std", "n", "declared", "mark", "reason", "trials")
+_CSV_COMPARISON = ("reference", "difference", "low", "high", "p", "p_holm", "significant", "claim", "untested")
 _LEGEND = "Ours: mean ± sample standard deviation (n seeds), in percent; best bold, second underlined."
 
 
@@ -36,12 +38,13 @@ class Finished(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One experiment of the page: its table, figures and searches.
+    """One experiment of the page: its table, what its panels rest on, figures and searches.
 
     `own`: the figures that it asks for; `figures`: of the table, as SVG; `learning`: of the training behind it.
     """
 
     table: Table
+    evidence: Mapping[int, Evidence]
     own: tuple[Drawing, ...]
     figures: Mapping[str, str]
     learning: tuple[Drawing, ...]
@@ -64,7 +67,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a float; it needs the packages booktabs and fontenc (T1)."""
+    """The table as a float; it needs the packages amssymb, booktabs and fontenc (T1)."""
     return _text("table.tex.j2", escape_latex).render(_context(table), legend=_LEGEND)
 
 
@@ -72,7 +75,7 @@ def csv_text(table: Table) -> str:
     """One line a cell, with the numbers as they are printed and the trials they come from."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV)
+    writer.writerow(_CSV + _CSV_COMPARISON)
     panels = {panel.number: panel for panel in table.panels}
     for row in table.rows:
         for (group, metric), cell in zip(table.columns(), row.cells, strict=True):
@@ -81,21 +84,34 @@ def csv_text(table: Table) -> str:
             where = [table.experiment.name, row.label, group.kind, group.title, metric]
             counts = [cell.n, cell.declared] if group.kind == "ours" else ["", ""]
             reason = "; ".join(filter(None, [cell.reason, group.not_comparable]))
-            writer.writerow([*where, value, cell.std, *counts, cell.mark, reason, " ".join(keys)])
+            writer.writerow(
+                [*where, value, cell.std, *counts, cell.mark, reason, " ".join(keys), *_csv_comparison(cell)]
+            )
     return buffer.getvalue()
+
+
+def _csv_comparison(cell: Cell) -> list[str]:
+    """How a cell compares with the reference row's: points with two decimals, p-values with three digits."""
+    found = cell.comparison
+    if found is None:
+        return [""] * (len(_CSV_COMPARISON) - 1) + [cell.untested]
+    points = [f"{value:.2f}" for value in (found.difference, found.low, found.high)]
+    values = [f"{value:.3g}" for value in (found.p, found.corrected)]
+    claim = "methods" if found.over_seeds else "networks"
+    return [found.reference, *points, *values, "yes" if found.significant else "no", claim, ""]
 
 
 def html(page: Page) -> str:
     """The whole page: one file, no request, no script but its own (the policy in its head allows no other)."""
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     env = _environment(autoescape=True)
-    env.globals.update(run_url=run_url, runs_url=runs_url)
+    env.globals.update(run_url=run_url)
     env.filters.update(
         objective=objective_words,
         scale=objective_scale,
         duration=captions.duration,
-        differences=captions.differences,
         complete=captions.complete,
+        comparison=captions.comparison_words,
         plain=captions.plain,
     )
     env.filters.update(figure=Markup, markdown=markdown, latex=latex)
@@ -171,7 +187,7 @@ def _one_line(text: str) -> str:
 def _markdown_cell(cell: Cell) -> str:
     body = f"{cell.text} ± {cell.std}" if cell.std else cell.text
     body = {"best": f"**{body}**", "second": f"<ins>{body}</ins>", "": body}[cell.mark]
-    return f"{body} {cell.count}".rstrip() + "\\*" * cell.lacking + "†" * cell.doubtful
+    return f"{body} {cell.count}".rstrip() + cell.arrow + "\\*" * cell.lacking + "†" * cell.doubtful
 
 
 def _markdown_lines(table: Table) -> list[Finished]:
@@ -187,7 +203,7 @@ def _latex_cell(cell: Cell) -> Finished:
     text = cell.text.replace(MINUS, "$-$").replace(DASH, "--")
     text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[cell.mark]
     small = " ".join(filter(None, [rf"$\pm$ {cell.std}" if cell.std else "", cell.count]))
-    marks = "*" * cell.lacking + r"\dagger" * cell.doubtful
+    marks = _LATEX_ARROWS[cell.arrow] + "*" * cell.lacking + r"\dagger" * cell.doubtful
     return Finished(text + (rf" {{\scriptsize {small}}}" if small else "") + (f"$^{{{marks}}}$" if marks else ""))
 
 
@@ -200,7 +216,15 @@ def _latex_spans(groups: Iterable[Group]) -> Finished:
     return Finished(" ".join(rules))
 
 
+_LATEX_ARROWS = {
+    "": "",
+    "▲": r"\blacktriangle",
+    "▼": r"\blacktriangledown",
+    "△": r"\vartriangle",
+    "▽": r"\triangledown",
+}
 _LATEX = {
+    **{letter: rf"\ensuremath{{{command}}}" for letter, command in _LATEX_ARROWS.items()},
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",

@@ -9,25 +9,47 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import (
     canvas,
     captions,
     curves,
+    evidence,
     experiment_figures,
     figure_kinds,
     figures,
     published,
+    queries,
     render,
     search_report,
+    significance,
     tables,
 )
 from pipeline.curves import Curves
 from pipeline.published import PublishedTable
-from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
+from pipeline.queries import Scores
+from pipeline.results import METRICS, STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
 from pipeline.tables import Cell, Group, Panel, Row, Table
+
+GENERATED = Path("reports") / "generated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a report is made from: experiments, trials by key, printed tables by experiment, values of the queries.
+
+    `recorded`: what was recorded by epoch. `stated`: the published files that figures take numbers from, by stem.
+    """
+
+    plan: PlanFile
+    runs: Mapping[str, Run]
+    printed: Mapping[str, PublishedTable]
+    scores: Scores
+    recorded: Curves
+    stated: Mapping[str, PublishedTable]
 
 
 def run(root: Path) -> None:
@@ -37,42 +59,45 @@ def run(root: Path) -> None:
         FileNotFoundError: the sweep has left nothing yet.
         ValueError: the plan, the trials and the published tables do not fit together.
     """
+    _save(root / GENERATED, build(read(root)))
+
+
+def read(root: Path) -> Inputs:
+    """What the sweep has left under `root`, and the published tables beside it; raises as `run`."""
     plan = read_plan(root / "results" / "plan.json")
-    runs = read_runs(root / "results" / "trials.parquet")
-    recorded = Curves.load(root / "results" / curves.FILE)
-    printed = {
-        experiment.name: published.load(root / "reports" / "published", experiment.published)
-        for experiment in plan.experiments
-        if experiment.published
-    }
     stems = {stem for experiment in plan.experiments for stem in figure_kinds.stems(experiment.figure)}
-    stated = {stem: published.load(root / "reports" / "published", stem) for stem in sorted(stems)}
-    _save(root / "reports" / "generated", build(plan, runs, printed, recorded, stated))
+    return Inputs(
+        plan=plan,
+        runs=read_runs(root / "results" / "trials.parquet"),
+        printed={
+            experiment.name: published.load(root / "reports" / "published", experiment.published)
+            for experiment in plan.experiments
+            if experiment.published
+        },
+        scores=queries.read(root / "results"),
+        recorded=Curves.load(root / "results" / curves.FILE),
+        stated={stem: published.load(root / "reports" / "published", stem) for stem in sorted(stems)},
+    )
 
 
-def build(
-    plan: PlanFile,
-    runs: Mapping[str, Run],
-    printed: Mapping[str, PublishedTable],
-    recorded: Curves,
-    stated: Mapping[str, PublishedTable],
-) -> dict[str, str]:
-    """Every file of the report: its path below `reports/generated`, and its text.
+def table_of(inputs: Inputs, experiment: Experiment) -> Table:
+    """One table with its comparisons."""
+    columns = inputs.plan.datasets | inputs.plan.transfers
+    printed = inputs.printed.get(experiment.name)
+    return significance.compared(
+        tables.build(experiment, datasets=columns, runs=inputs.runs, printed=printed), inputs.scores
+    )
 
-    Args:
-        plan: what was declared.
-        runs: the trials by key.
-        printed: the published table of each experiment that has one.
-        recorded: what was recorded by epoch.
-        stated: the published files that figures take numbers from, by stem.
-    """
+
+def build(inputs: Inputs) -> dict[str, str]:
+    """Every file of the report: its path below `reports/generated`, and its text."""
     files: dict[str, str] = {}
+    plan, runs = inputs.plan, inputs.runs
     sections, metrics = [], {}
     for experiment in plan.experiments:
-        columns = plan.datasets | plan.transfers
-        table = tables.build(experiment, datasets=columns, runs=runs, printed=printed.get(experiment.name))
-        own = experiment_figures.build(table, recorded, stated)
-        learning = experiment_figures.learning(table, recorded)
+        table = table_of(inputs, experiment)
+        own = experiment_figures.build(table, inputs.recorded, inputs.stated)
+        learning = experiment_figures.learning(table, inputs.recorded)
         dots = {} if experiment.figure else dot_plots(table)
         searches = [
             search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}
@@ -81,7 +106,12 @@ def build(
         drawings = [*own, *learning, *(drawing for found in searches for drawing in found.figures)]
         drawn = {drawing.name: drawing.svg for drawing in drawings}
         files |= {f"figures/{name}.svg": canvas.standalone(svg) for name, svg in {**dots, **drawn}.items()}
-        sections.append(render.Section(table=table, own=own, figures=dots, learning=learning, searches=tuple(searches)))
+        behind = evidence.of(table, plan, runs)
+        sections.append(
+            render.Section(
+                table=table, evidence=behind, own=own, figures=dots, learning=learning, searches=tuple(searches)
+            )
+        )
         metrics[experiment.name] = printed_metrics(table)
     page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
     files["index.html"] = render.html(page)

@@ -18,9 +18,13 @@ STATUSES = ("done", "pruned", "failed", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured."""
+    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured.
+
+    `source`: the trial whose network it scores; empty where it trains one. `cpus`, `gpus`: what it was given.
+    """
 
     key: str
+    source: str
     dataset: str
     method: str
     seed: int
@@ -32,6 +36,8 @@ class Run:
     data_digest: str
     code_digest: str
     seconds: float
+    cpus: int
+    gpus: float
     device: str
     commit: str
     dirty: bool
@@ -45,7 +51,9 @@ class Run:
 class RowEntry:
     """A declared row: `method` is None for a method of others, `published_method` empty where no paper has the row.
 
-    `embedding`: which of the method's is ranked; empty for its own. `series`: its line in the figure.
+    `embedding`: which of the method's is ranked; empty for its own. `series`: its line in the figure. `winner`: the row
+    reports the best that the experiment's search found (1), the second best (2) and so on; 0: its setting was not
+    searched for.
     """
 
     label: str
@@ -53,6 +61,7 @@ class RowEntry:
     published_method: str | None
     embedding: str
     series: str
+    winner: int
     keys: dict[str, list[str]]
 
 
@@ -88,12 +97,16 @@ class SearchEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A declared table or search, as `results/plan.json` has it."""
+    """A declared table or search, as `results/plan.json` has it.
+
+    `reference`: the label of the row that the others are compared with; empty if there is none.
+    """
 
     name: str
     kind: Literal["table", "search"]
     title: str
     note: str
+    reference: str
     metrics: list[str]
     published: str | None
     published_datasets: list[str]
@@ -104,9 +117,10 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """`results/plan.json`: what was declared."""
+    """`results/plan.json`: what was declared, and where the trials' records are."""
 
     profile: str
+    store: str
     datasets: dict[str, str]
     transfers: dict[str, str]
     seeds: list[int]
@@ -131,7 +145,7 @@ def read_plan(path: Path) -> PlanFile:
         ValueError: a field lacks or has a wrong type; the message names its path.
     """
     try:
-        return pydantic.TypeAdapter(PlanFile).validate_json(_present(path).read_bytes())
+        return pydantic.TypeAdapter(PlanFile).validate_json(present(path).read_bytes())
     except pydantic.ValidationError as error:
         where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ValueError(f"{path}: {where}") from error
@@ -144,7 +158,7 @@ def read_runs(path: Path) -> dict[str, Run]:
         FileNotFoundError: there is no such file.
         ValueError: a column lacks, two lines have one key, or a status is unknown.
     """
-    frame = pd.read_parquet(_present(path))
+    frame = pd.read_parquet(present(path))
     wanted = {*Run.__dataclass_fields__} - {"metrics"}
     if absent := sorted(wanted - {*frame.columns}):
         raise ValueError(f"{path}: no column {', '.join(absent)}; run the sweep stage again")
@@ -156,7 +170,12 @@ def read_runs(path: Path) -> dict[str, Run]:
     return {run.key: run for run in runs}
 
 
-def _present(path: Path) -> Path:
+def present(path: Path) -> Path:
+    """The path of a file that the sweep stage writes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; the sweep stage writes it: dvc repro sweep")
     return path
@@ -176,5 +195,7 @@ def as_run(record: Mapping[Any, Any]) -> Run:
         protocol=json.loads(record["protocol"]),
         config=json.loads(record["config"]),
         seconds=0.0 if pd.isna(record["seconds"]) else float(record["seconds"]),
+        cpus=int(record["cpus"]),
+        gpus=float(record["gpus"]),
         dirty=not pd.isna(record["dirty"]) and bool(record["dirty"]),
     )

@@ -86,7 +86,7 @@ def _run(root: Path, params: Params, plan: Plan, store: TrialStore, interrupts: 
         if not agenda.finished():
             _train(root, params, agenda, tracker, interrupts)
         tracker.sync(agenda.declared.values())
-    export.write(root / "results", params, plan, agenda, tracker)
+    export.write(root, params, plan, agenda, tracker)
     return _verdict(agenda)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pipeline import agreement
 from pipeline.experiments import ARROW
-from pipeline.published import PublishedTable
+from pipeline.published import Printed, PublishedTable
 from pipeline.results import Experiment, RowEntry, Run
 from reid.data.readers import Reader, reader
 
@@ -25,11 +25,40 @@ Kind = Literal["ours", "published", "difference"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A cell of ours against the reference row's, by the values of the queries: difference and 95 % interval in points.
+
+    `corrected` is p after the correction across the table. `over_seeds`: the seeds' spread is in it, so that it is the
+    methods that are compared; else these trained networks.
+    """
+
+    reference: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    corrected: float
+    num_queries: int
+    num_identities: int
+    over_seeds: bool
+    significant: bool
+
+    @property
+    def mark(self) -> str:
+        """A triangle where the difference is significant, up for better; hollow where it is of networks alone."""
+        if not self.significant:
+            return ""
+        up, down = ("▲", "▼") if self.over_seeds else ("△", "▽")
+        return up if self.difference > 0 else down
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One place of a table.
 
     `value` is unrounded, in percent or points, and None where a dash is printed; `text` is what is printed of it. `n`
     of `declared` seeds finished; `reason` says why a cell has less than it should. `panel` numbers the cell's runs.
+    `comparison` is with the table's reference row; `untested` says why there is none.
     """
 
     kind: Kind
@@ -42,6 +71,13 @@ class Cell:
     reason: str = ""
     doubtful: bool = False
     panel: int | None = None
+    comparison: Comparison | None = None
+    untested: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """The mark of a significant difference from the reference row, or an empty text."""
+        return self.comparison.mark if self.comparison else ""
 
     @property
     def count(self) -> str:
@@ -107,10 +143,13 @@ class Panel:
         """A run that stands for all of them in everything but the seed; one with a number where there is one."""
         return (self.done or self.runs)[0]
 
+    def value(self, run: Run, metric: str) -> float | None:
+        """A metric of a run by the embedding that is ranked, as a fraction; None where it was not measured."""
+        return run.metrics.get(f"{self.embedding}/{metric}" if self.embedding else metric)
+
     def values(self, metric: str) -> list[float]:
         """A metric of every run that has it, as fractions."""
-        name = f"{self.embedding}/{metric}" if self.embedding else metric
-        return [run.metrics[name] for run in self.done if name in run.metrics]
+        return [value for run in self.done if (value := self.value(run, metric)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +166,16 @@ class Table:
     def columns(self) -> list[tuple[Group, str]]:
         """Group and metric of every cell of a row, in order."""
         return [(group, metric) for group in self.groups for metric in group.metrics]
+
+    def counterparts(self, entry: RowEntry, group: Group) -> dict[str, Printed]:
+        """What the paper prints for a row in a published group, by metric."""
+        if self.printed is None or not entry.published_method:
+            return {}
+        found = {
+            metric: self.printed.find(method=entry.published_method, dataset=group.title, metric=metric)
+            for metric in group.metrics
+        }
+        return {metric: number for metric, number in found.items() if number is not None}
 
 
 def build(

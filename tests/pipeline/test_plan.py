@@ -516,6 +516,7 @@ def test_the_plan_as_json() -> None:
         "published_method": "IDE",
         "embedding": "",
         "series": "",
+        "winner": 0,
         "settings": {},
         "keys": {},
     }

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline import captions, figures, published, render, results, tables
+from pipeline import captions, evidence, figures, published, render, results, significance, tables
 from pipeline.results import Experiment
 from pipeline.tables import Table
 from tests.pipeline import results_factory as made
@@ -51,7 +51,8 @@ def table(rows: list[dict[str, Any]], entries: list[Any], **changes: Any) -> Tab
     declared = pydantic.TypeAdapter(Experiment).validate_python(content)
     printed = published.load(made.PUBLISHED, declared.published) if declared.published else None
     runs = {row["key"]: results.as_run(row) for row in rows}
-    return tables.build(declared, datasets={"synthetic": "Embedded set"}, runs=runs, printed=printed)
+    built = tables.build(declared, datasets={"synthetic": "Embedded set"}, runs=runs, printed=printed)
+    return significance.compared(built, made.scores(rows))
 
 
 def hostile_table(**changes: Any) -> Table:
@@ -78,8 +79,10 @@ def simple_table() -> Table:
 
 
 def page(shown: Table) -> str:
-    section = render.Section(table=shown, own=(), figures={}, learning=(), searches=())
     runs = {run.key: run for panel in shown.panels for run in panel.runs}
+    plan = results.PlanFile(**made.plan([]))
+    behind = evidence.of(shown, plan, runs)
+    section = render.Section(table=shown, evidence=behind, own=(), figures={}, learning=(), searches=())
     return render.html(render.Page(header=(("Trials", "3"),), ui=made.UI, runs=runs, sections=(section,)))
 
 
@@ -111,7 +114,7 @@ def test_markdown_reads_well_as_plain_text() -> None:
         "||Embeddedset:Rank-1|Embeddedset:mAP|Market-1501,published(n.c.):Rank-1|Market-1501,published(n.c.):mAP|",
         "|PCB|–|–|92.4|71.3†|",
         "|BDB|**47.2±2.7**(3)|**31.5±1.8**(3)|94.2|84.3|",
-        "|Half|<ins>30.0</ins>(1/2)\\*|<ins>20.0</ins>(1/2)\\*|–|–|",
+        "|Half|<ins>30.0</ins>(1/2)▽\\*|<ins>20.0</ins>(1/2)▽\\*|–|–|",
     ]
     assert re.fullmatch(r"\| -+ (\| -+: ){4}\|", lines[3])
     assert len({len(line) for line in lines[2:7]}) == 1  # padded
@@ -157,7 +160,7 @@ def test_markdown_shows_any_text_as_it_is(text: str) -> None:
 
 COMMANDS = re.compile(
     r"begin|end|centering|caption|label|(top|mid|bottom|cmid)rule|multicolumn|textbf|underline|scriptsize|pm|dagger|"
-    r"smallskip|linewidth|footnotesize|ensuremath|alpha|beta|lambda|times|rightarrow|ldots|"
+    r"smallskip|linewidth|footnotesize|ensuremath|blacktriangle(down)?|vartriangle|triangledown|alpha|beta|lambda|times|rightarrow|ldots|"
     r"text(backslash|asciitilde|asciicircum|less|greater|bar|asciigrave|quotedbl|dagger|tt)"
 )
 
@@ -185,7 +188,8 @@ def test_latex_is_a_booktabs_table() -> None:
         r"Method & Rank-1 & mAP & Rank-1 & mAP \\",
         r"PCB & -- & -- & 92.4 & 71.3$^{\dagger}$ \\",
         r"BDB & \textbf{47.2} {\scriptsize $\pm$ 2.7 (3)} & \textbf{31.5} {\scriptsize $\pm$ 1.8 (3)} & 94.2 & 84.3 \\",
-        r"Half & \underline{30.0} {\scriptsize (1/2)}$^{*}$ & \underline{20.0} {\scriptsize (1/2)}$^{*}$ & -- & -- \\",
+        r"Half & \underline{30.0} {\scriptsize (1/2)}$^{\triangledown*}$ & "
+        r"\underline{20.0} {\scriptsize (1/2)}$^{\triangledown*}$ & -- & -- \\",
     ]
     assert r"\begin{tabular}{l cc cc}" in source
     assert r" & \multicolumn{2}{c}{Embedded set} & \multicolumn{2}{c}{Market-1501, published (n.c.)} \\" in source
