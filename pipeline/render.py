@@ -6,6 +6,7 @@ finished markup, so a name can never become markup.
 
 import base64
 import csv
+import functools
 import hashlib
 import io
 import re
@@ -146,6 +147,7 @@ def _environment(**options: Any) -> jinja2.Environment:
     )
 
 
+@functools.cache  # a template takes longer to compile than to fill in
 def _text(template: str, escape: Callable[[str], str]) -> jinja2.Template:
     env = _environment(
         finalize=lambda value: value if isinstance(value, Finished) else escape(str(value)),

@@ -318,15 +318,20 @@ def test_a_search_trial_that_is_nowhere_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_script_runs_under_the_policy_and_without_network(demo: Path, tmp_path: Path) -> None:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"]
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_script_runs_under_the_policy_and_without_network(demo: Path, tmp_path: Path, width: int) -> None:
+    """A request, which the policy forbids, or a fault of the script would be on the console."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom", "--enable-logging=stderr"]
+    flags += [f"--window-size={width},900"]
     page = demo / "reports/generated/index.html"
-    dump = subprocess.run(
+    opened = subprocess.run(
         [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND", page.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
-    ).stdout
+    )
+    assert "CONSOLE" not in opened.stderr
+    dump = opened.stdout
     assert dump.count('<button type="button" class="sort">') == page.read_text().count('<span class="sort">') > 10
     assert dump.count('<div class="tools">') == 2  # the third table has two rows
