@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from pipeline import picturing
 from pipeline.agenda import Agenda, SearchRun
 from pipeline.experiments import ARROW, Experiment, Row, Search
 from pipeline.keys import canonical_json
@@ -30,7 +31,8 @@ class Runs(Protocol):
 
 
 def write(folder: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) -> None:
-    """Write `trials.parquet` and `plan.json` into `folder`."""
+    """Write `trials.parquet`, `plan.json` and the folder `pictures` into `folder`."""
+    picturing.export(folder / "pictures", plan, agenda.store)
     run_ids = runs.run_ids()
     rows = [_row(trial, agenda.store) for trial in sorted(agenda.declared.values(), key=lambda trial: trial.name)]
     for row in rows:
@@ -107,7 +109,11 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
         "transfers": {pair.key: pair.title for pair in pairs(params.datasets)},
         "seeds": list(params.seeds),
         "mlflow_ui": redact(params.tracking.ui),
-        "experiments": [_experiment(plan, experiment, rows, outcomes) for experiment, rows in plan.experiments],
+        "experiments": [
+            _experiment(plan, experiment, rows, outcomes)
+            for experiment, rows in plan.experiments
+            if experiment.pictures is None
+        ],
     }
 
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import captions, figures, published, render, search_report, tables
+from pipeline import captions, figures, pictures, published, render, search_report, tables
 from pipeline.published import PublishedTable
 from pipeline.results import METRICS, STATUSES, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
@@ -32,12 +32,19 @@ def run(root: Path) -> None:
         for experiment in plan.experiments
         if experiment.published
     }
-    _save(root / "reports" / "generated", build(plan, runs, printed))
+    drawn = root / "results" / "pictures"
+    galleries = [render.Gallery(album=album, plates=pictures.plates(album, drawn)) for album in pictures.read(drawn)]
+    _save(root / "reports" / "generated", build(plan, runs, printed, galleries))
 
 
-def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, PublishedTable]) -> dict[str, str]:
-    """Every file of the report: its path below `reports/generated`, and its text."""
-    files: dict[str, str] = {}
+def build(
+    plan: PlanFile,
+    runs: Mapping[str, Run],
+    printed: Mapping[str, PublishedTable],
+    galleries: Sequence[render.Gallery] = (),
+) -> dict[str, str | bytes]:
+    """Every file of the report: its path below `reports/generated`, and its content."""
+    files: dict[str, str | bytes] = {}
     sections, metrics = [], {}
     for experiment in plan.experiments:
         columns = plan.datasets | plan.transfers
@@ -51,7 +58,15 @@ def build(plan: PlanFile, runs: Mapping[str, Run], printed: Mapping[str, Publish
         files |= {f"figures/{name}.svg": figures.standalone(svg) for name, svg in {**dots, **drawn}.items()}
         sections.append(render.Section(table=table, figures=dots, searches=tuple(searches)))
         metrics[experiment.name] = printed_metrics(table)
-    page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
+    for gallery in galleries:
+        files |= _gallery_files(gallery)
+    page = render.Page(
+        header=tuple(header(plan, runs)),
+        ui=plan.mlflow_ui,
+        runs=runs,
+        sections=tuple(sections),
+        galleries=tuple(galleries),
+    )
     files["index.html"] = render.html(page)
     files["metrics.json"] = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
     return files
@@ -140,6 +155,17 @@ def _files(table: Table, searches: Sequence[SearchReport]) -> dict[str, str]:
     return found | ({f"plots/searches/{stem}.csv": _search_plot(searches)} if searches else {})
 
 
+def _gallery_files(gallery: render.Gallery) -> dict[str, str | bytes]:
+    found: dict[str, str | bytes] = {
+        f"{gallery.album.stem}.md": pictures.markdown(gallery.album, gallery.plates, escape=render.escape_markdown)
+    }
+    for plate in gallery.plates:
+        if plate.svg:
+            found[f"figures/{plate.name}.svg"] = figures.standalone(plate.svg)
+            found[f"figures/{plate.name}.png"] = plate.png
+    return found
+
+
 def _table_plot(table: Table) -> str:
     """For `dvc plots`: one line for each row and data set, with every metric measured there, in percent."""
     several = len({panel.dataset for panel in table.panels}) > 1
@@ -170,9 +196,9 @@ def _csv(head: list[str], lines: list[list[str]]) -> str:
     return buffer.getvalue()
 
 
-def _save(folder: Path, files: Mapping[str, str]) -> None:
+def _save(folder: Path, files: Mapping[str, str | bytes]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    for name, text in files.items():
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)

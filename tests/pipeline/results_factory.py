@@ -176,7 +176,8 @@ def plan(experiments: list[Any], datasets: Mapping[str, str] | None = None) -> d
 
 def write(root: Path, rows: list[dict[str, Any]], content: dict[str, Any]) -> Path:
     """Lay trials and plan down as the sweep does, with the published tables beside them."""
-    (root / "results").mkdir(parents=True)
+    (root / "results" / "pictures").mkdir(parents=True)
+    (root / "results" / "pictures" / "index.json").write_text("[]")
     unique = {row["key"]: row for row in rows}
     pd.DataFrame(list(unique.values())).to_parquet(root / "results" / "trials.parquet", index=False)
     (root / "results" / "plan.json").write_text(json.dumps(content), encoding="utf-8")
