@@ -48,6 +48,8 @@ def kind(spec: Mapping[str, Any], *, gpus: float) -> str:
     recipe = spec["config"]["recipe"]
     height, width = recipe["image_size"]
     words = f"{spec['config']['method']} on {spec['dataset']}, {height}x{width}, {recipe['backbone']}, {_device(gpus)}"
+    if "pictures" in spec:
+        return f"{words}, pictures of {spec['pictures']['what']}"
     return f"{words}, scored on {spec['scored_on']['dataset']}" if "source" in spec else words
 
 

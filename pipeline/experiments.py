@@ -16,6 +16,7 @@ from pipeline.published import PublishedError, PublishedTable
 from pipeline.published import load as load_published
 from pipeline.strict import Distinct, Name, ParamsError, Section, nearest, read_yaml, unknown, validate
 from reid.config import Count, Range
+from reid.visualize.picture import What
 
 FOLDER = Path(__file__).parent / "experiments"
 PUBLISHED = Path(__file__).parent.parent / "reports" / "published"
@@ -44,6 +45,7 @@ Objective = Metric | Literal["epoch_seconds"]
 Value = float | int | str | bool | None
 Point = Mapping[str, Value]  # a search's settings by dotted path
 
+POOL = 24  # images that are drawn; which of them the report shows is settled when all rows are there
 ARROW = "->"  # between the data set trained on and the one scored on, in the key of a column
 
 
@@ -257,8 +259,15 @@ def _bad_first(first: Point, space: Mapping[str, Space]) -> Iterator[str]:
             yield f"first.{path} is missing; allowed: {own}"
 
 
+class Pictures(Section):
+    """What is drawn of the rows' networks, see `reid.visualize`, for so many queries; `erasers`: training images."""
+
+    what: What
+    queries: Annotated[int, Range(1, POOL)]
+
+
 class Experiment(Section):
-    """A table of a paper, or a search with the rows that report it.
+    """A table of a paper, a search with the rows that report it, or pictures of what the rows' networks do.
 
     `published` is the stem of the CSV with the printed numbers, or several of them (see `pipeline.published.load`);
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
@@ -271,8 +280,8 @@ class Experiment(Section):
 
     name: Name
     title: str
-    metrics: Distinct[Metric]
     rows: tuple[Row, ...]
+    metrics: Distinct[Metric] = ()
     note: str = ""
     published: str | None = None
     datasets: tuple[str, ...] = ()
@@ -281,10 +290,11 @@ class Experiment(Section):
     reference: str | None = None
     search: Search | None = None
     figure: Figure | None = None
+    pictures: Pictures | None = None
 
     @property
     def kind(self) -> Literal["table", "search"]:
-        """What it is called in `results/plan.json`."""
+        """What it is called in `results/plan.json`, where experiments with pictures are not."""
         return "table" if self.search is None else "search"
 
     @property
@@ -310,7 +320,20 @@ class Experiment(Section):
             raise ValueError(f"reference {unknown(self.reference, ours)}")
         if self.transfer and self.search is not None:
             raise ValueError("a search is not scored on other data sets: leave transfer out")
+        if problem := _unfit(self):
+            raise ValueError(problem)
         return self
+
+
+def _unfit(experiment: Experiment) -> str:
+    """What does not go with pictures, or what is needed without them."""
+    if experiment.pictures is None:
+        return "" if experiment.metrics else "metrics: nothing is listed; give at least one"
+    numeric = ("metrics", "published", "datasets", "others", "transfer", "search")
+    if unused := [name for name in numeric if getattr(experiment, name)]:
+        return f"pictures are of networks, not of numbers: leave {', '.join(unused)} out"
+    strangers = [row.label for row in experiment.rows if row.method is None]
+    return f"rows: pictures need a network, and these have no method: {', '.join(strangers)}" if strangers else ""
 
 
 def _base(row: Row) -> tuple[str | None, str, dict[str, Any]]:
@@ -354,7 +377,7 @@ def _experiment(name: str, tree: Any, file: str, *, published: Path) -> Experime
     where = f"{file}: {name}"
     if not isinstance(tree, dict):
         raise ParamsError([f"{where} is no section; allowed: {', '.join(Experiment.model_fields)}"])
-    own = {"name": name} if "search" in tree else {"name": name, "published": name}
+    own = {"name": name} if tree.keys() & {"search", "pictures"} else {"name": name, "published": name}
     experiment = validate(Experiment, own | tree, where=where)
     try:
         _check_figure(experiment, published)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from pipeline import curves, queries
+from pipeline import curves, picturing, queries
 from pipeline.agenda import Agenda, SearchRun
 from pipeline.experiments import ARROW, Experiment, Row, Search
 from pipeline.keys import canonical_json
@@ -37,6 +37,7 @@ def write(root: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) ->
     `root` is the checkout, which also holds the prepared data.
     """
     folder = root / "results"
+    picturing.export(folder / "pictures", plan, agenda.store)
     run_ids = runs.run_ids()
     rows = [_row(trial, agenda.store) for trial in sorted(agenda.declared.values(), key=lambda trial: trial.name)]
     for row in rows:
@@ -128,7 +129,11 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
         "transfers": {pair.key: pair.title for pair in pairs(params.datasets)},
         "seeds": list(params.seeds),
         "mlflow_ui": redact(params.tracking.ui),
-        "experiments": [_experiment(plan, experiment, rows, outcomes) for experiment, rows in plan.experiments],
+        "experiments": [
+            _experiment(plan, experiment, rows, outcomes)
+            for experiment, rows in plan.experiments
+            if experiment.pictures is None
+        ],
     }
 
 

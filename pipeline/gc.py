@@ -168,7 +168,8 @@ class _Current:
                 data |= {spec["scored_on"]["dataset"]: (spec["scored_on"]["data_digest"], "test")}
         except (LookupError, ValueError, TypeError):
             return DAMAGED_SPEC
-        if self._code(method) != spec["code_digest"]:
+        drawing = spec["pictures"]["code_digest"] if "pictures" in spec else None
+        if self._code(method) != spec["code_digest"] or drawing not in (None, keys.drawing_digest()):
             return CODE
         if any(self._data(name, split) not in (digest, None) for name, (digest, split) in data.items()):
             return DATA

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.strict import validate
 from reid import methods
 from reid.config import Recipe, TrialConfig, to_dict
+from reid.visualize.picture import Picture
 
 PACKAGE = Path(inspect.getfile(TrialConfig)).parent
 _DIGITS = 20
@@ -60,6 +61,30 @@ def scoring_spec(
     return plain
 
 
+def picture_spec(
+    scored: dict[str, Any], picture: Picture, *, source: str | None, code_digest: str, target: dict[str, str]
+) -> dict[str, Any]:
+    """As `trial_spec`, of a trial that draws what the network of another one does.
+
+    Args:
+        scored: the specification of a trial whose configuration it has, with the protocol to rank by.
+        picture: what to draw.
+        source: the key of the trial that trains the network; None where none has to be trained.
+        code_digest: of the code that draws.
+        target: `dataset` and `data_digest` of what is drawn.
+    """
+    known = {name: value for name, value in scored.items() if name != "source"}
+    own = {"scored_on": target, "pictures": to_dict(picture) | {"code_digest": code_digest}}
+    plain: dict[str, Any] = json.loads(canonical_json(known | own | ({"source": source} if source else {})))
+    return plain
+
+
+def picture_from_spec(spec: dict[str, Any]) -> Picture:
+    """The picture that `picture_spec` was given."""
+    fields = {name: value for name, value in spec["pictures"].items() if name != "code_digest"}
+    return Picture(**fields)
+
+
 def config_from_spec(spec: dict[str, Any]) -> TrialConfig:
     """The configuration that `trial_spec` was given.
 
@@ -101,12 +126,12 @@ def code_digest(method: str, *, package: Path = PACKAGE) -> str:
     Raises:
         FileNotFoundError: the package has no such method.
     """
-    starts = [f"{package.name}.train", f"{package.name}.methods.{method}"]
-    for start in starts:
-        if _file(package, start) is None:
-            raise FileNotFoundError(f"there is no module {start} in {package}")
-    modules = {name: _module(package, name)[0] for name in _closure(package, starts)}
-    return _hash(canonical_json(modules))
+    return _code(["train", f"methods.{method}"], package)
+
+
+def drawing_digest(*, package: Path = PACKAGE) -> str:
+    """Hash of the code that draws pictures of networks, the methods' own files left out."""
+    return _code(["visualize.drawing"], package)
 
 
 @functools.cache
@@ -116,6 +141,16 @@ def _file_digest(path: Path) -> str:
         raise FileNotFoundError(f"recipe.weights: {path.absolute()} is not there; allowed: null, imagenet or a file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(starts: list[str], package: Path) -> str:
+    """Hash of what importing these modules of the package executes."""
+    names = [f"{package.name}.{start}" for start in starts]
+    for name in names:
+        if _file(package, name) is None:
+            raise FileNotFoundError(f"there is no module {name} in {package}")
+    modules = {name: _module(package, name)[0] for name in _closure(package, names)}
+    return _hash(canonical_json(modules))
 
 
 def _hash(text: str) -> str:

@@ -5,7 +5,7 @@ DVC reads the same file to see what a stage depends on, so a section has its sta
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints
 
@@ -26,8 +26,21 @@ from reid.data.archives import Limits
 from reid.data.decode import Fit
 from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
+from reid.visualize.picture import Shown
 
-__all__ = ["Params", "ParamsError", "Prepare", "Profile", "Split", "Sweep", "Tracking", "load", "overridden", "scaled"]
+__all__ = [
+    "Params",
+    "ParamsError",
+    "Prepare",
+    "Profile",
+    "Report",
+    "Split",
+    "Sweep",
+    "Tracking",
+    "load",
+    "overridden",
+    "scaled",
+]
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address that starts with http:// or https://"]
 
@@ -99,6 +112,21 @@ class Tracking(Section):
     ui: Url
 
 
+class Report(Section):
+    """`images`: whether pictures show the data sets' images as they are, blurred, or not at all.
+
+    `auto` shows the embedded data set, which is of nobody, and blurs all others.
+    """
+
+    images: Literal["auto", "show", "blur", "omit"]
+
+    def shown(self, dataset: str) -> Shown:
+        """What becomes of the images of one data set."""
+        if self.images == "auto":
+            return "show" if dataset == "synthetic" else "blur"
+        return self.images
+
+
 class Profile(Section):
     """A scale to run at: dotted paths and the values that replace the methods' own; `scaled` says how.
 
@@ -122,6 +150,7 @@ class Params(Section):
     split: Split
     sweep: Sweep
     tracking: Tracking
+    report: Report
     profiles: dict[Name, Profile]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline import figure_kinds, keys, spaces
+from pipeline import figure_kinds, keys, picturing, spaces
 from pipeline.experiments import ARROW, Experiment, Point, Row, Search
 from pipeline.params import Params, overridden, scaled
 from pipeline.strict import ParamsError, override, unknown
@@ -27,11 +27,11 @@ _code_digest = functools.cache(keys.code_digest)  # its files are read once in a
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training run, or another scoring of one.
+    """One training run, another scoring of one, or pictures of one.
 
     `spec` is what `key` hashes; `setting` is shared by the seeds of one cell. `source`: the trial whose trained network
-    is scored, by another protocol or on another data set; None where one is trained. `dataset` is the key of a column:
-    that of a data set, or of a `Transfer`.
+    is scored, by another protocol or on another data set, or drawn; None where none is used. `dataset` is the key of a
+    column: that of a data set, or of a `Transfer`.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Trial:
     @property
     def epochs(self) -> int:
         """How many it trains."""
-        return 0 if self.source else self.config.recipe.schedule.epochs
+        return 0 if "scored_on" in self.spec else self.config.recipe.schedule.epochs
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def expand(params: Params, experiments: Sequence[Experiment], data: Mapping[str,
         )
         searches += _searches(experiment, configs, params, data, scale)
     cells = [trials for _, rows in planned for row in rows for trials in row.trials.values()]
-    by_seed = (trials[index] for index in range(len(params.seeds)) for trials in cells)
+    by_seed = (trials[index] for index in range(len(params.seeds)) for trials in cells if index < len(trials))
     trials = (one for trial in by_seed for one in (trial.source, trial) if one)
     return Plan(experiments=tuple(planned), trials={trial.key: trial for trial in trials}, searches=tuple(searches))
 
@@ -336,7 +336,11 @@ def _planned(
         config = configs[column.trained_on]
         assert config is not None
         usual = scale(config.method, row.variant, column.trained_on).recipe.protocol
-        cells[name] = tuple(_cell(config, usual, column, data, params.seeds))
+        seeds = params.seeds[:1] if experiment.pictures else params.seeds
+        cells[name] = tuple(_cell(config, usual, column, data, seeds))
+        if experiment.pictures:
+            shown = params.report.shown(column.scored_on)
+            cells[name] = (picturing.pictured(cells[name][0], experiment.pictures, row, shown),)
     return PlannedRow(row=row, trials=cells)
 
 

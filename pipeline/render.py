@@ -23,6 +23,7 @@ from pipeline.captions import heading
 from pipeline.evidence import Evidence
 from pipeline.figures import Drawing, file_stem
 from pipeline.links import run_url
+from pipeline.pictures import Album, Plate
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
 from pipeline.tables import DASH, MINUS, Cell, Group, Table
@@ -53,6 +54,14 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """One experiment of pictures, and its sheets."""
+
+    album: Album
+    plates: list[Plate]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """What the page shows. `header`: facts for the first screen; `ui`: address of MLflow's pages; `runs` go by key."""
 
@@ -60,6 +69,7 @@ class Page:
     ui: str
     runs: Mapping[str, Run]
     sections: tuple[Section, ...]
+    galleries: tuple[Gallery, ...] = ()
 
 
 def markdown(table: Table) -> str:

@@ -20,6 +20,7 @@ from pipeline import (
     experiment_figures,
     figure_kinds,
     figures,
+    pictures,
     published,
     queries,
     render,
@@ -50,6 +51,7 @@ class Inputs:
     scores: Scores
     recorded: Curves
     stated: Mapping[str, PublishedTable]
+    galleries: Sequence[render.Gallery] = ()
 
 
 def run(root: Path) -> None:
@@ -77,7 +79,12 @@ def read(root: Path) -> Inputs:
         scores=queries.read(root / "results"),
         recorded=Curves.load(root / "results" / curves.FILE),
         stated={stem: published.load(root / "reports" / "published", stem) for stem in sorted(stems)},
+        galleries=_galleries(root / "results" / "pictures"),
     )
+
+
+def _galleries(folder: Path) -> list[render.Gallery]:
+    return [render.Gallery(album=album, plates=pictures.plates(album, folder)) for album in pictures.read(folder)]
 
 
 def table_of(inputs: Inputs, experiment: Experiment) -> Table:
@@ -89,9 +96,9 @@ def table_of(inputs: Inputs, experiment: Experiment) -> Table:
     )
 
 
-def build(inputs: Inputs) -> dict[str, str]:
-    """Every file of the report: its path below `reports/generated`, and its text."""
-    files: dict[str, str] = {}
+def build(inputs: Inputs) -> dict[str, str | bytes]:
+    """Every file of the report: its path below `reports/generated`, and its content."""
+    files: dict[str, str | bytes] = {}
     plan, runs = inputs.plan, inputs.runs
     sections, metrics = [], {}
     for experiment in plan.experiments:
@@ -113,7 +120,15 @@ def build(inputs: Inputs) -> dict[str, str]:
             )
         )
         metrics[experiment.name] = printed_metrics(table)
-    page = render.Page(header=tuple(header(plan, runs)), ui=plan.mlflow_ui, runs=runs, sections=tuple(sections))
+    for gallery in inputs.galleries:
+        files |= _gallery_files(gallery)
+    page = render.Page(
+        header=tuple(header(plan, runs)),
+        ui=plan.mlflow_ui,
+        runs=runs,
+        sections=tuple(sections),
+        galleries=tuple(inputs.galleries),
+    )
     files["index.html"] = render.html(page)
     files["metrics.json"] = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
     return files
@@ -202,6 +217,17 @@ def _files(table: Table, searches: Sequence[SearchReport]) -> dict[str, str]:
     return found | ({f"plots/searches/{stem}.csv": _search_plot(searches)} if searches else {})
 
 
+def _gallery_files(gallery: render.Gallery) -> dict[str, str | bytes]:
+    found: dict[str, str | bytes] = {
+        f"{gallery.album.stem}.md": pictures.markdown(gallery.album, gallery.plates, escape=render.escape_markdown)
+    }
+    for plate in gallery.plates:
+        if plate.svg:
+            found[f"figures/{plate.name}.svg"] = canvas.standalone(plate.svg)
+            found[f"figures/{plate.name}.png"] = plate.png
+    return found
+
+
 def _table_plot(table: Table) -> str:
     """For `dvc plots`: one line for each row and data set, with every metric measured there, in percent."""
     several = len({panel.dataset for panel in table.panels}) > 1
@@ -232,9 +258,9 @@ def _csv(head: list[str], lines: list[list[str]]) -> str:
     return buffer.getvalue()
 
 
-def _save(folder: Path, files: Mapping[str, str]) -> None:
+def _save(folder: Path, files: Mapping[str, str | bytes]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    for name, text in files.items():
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -4,19 +4,21 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import provenance
-from pipeline.keys import config_from_spec
+from pipeline import picturing, provenance
+from pipeline.keys import config_from_spec, picture_from_spec
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
 from reid.train import TrialResult, metric_name, score, train
+from reid.visualize.drawing import draw
 
 _STATE = "state.safetensors"
 
@@ -66,9 +68,12 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
             watch.alive()
             publish(metrics)
 
-        work = _score if "source" in store.spec(assignment.key) else _train
-        result = work(store, assignment, alive)
-        _finish(store, assignment, result, started)
+        spec = store.spec(assignment.key)
+        if "pictures" in spec:
+            _draw(store, assignment, started)
+        else:
+            result = (_score if "source" in spec else _train)(store, assignment, alive)
+            _finish(store, assignment, result, started)
         (folder / _STATE).unlink(missing_ok=True)
 
 
@@ -104,10 +109,37 @@ def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[st
     spec = store.spec(assignment.key)
     data, weights = _dataset(assignment.data / spec["scored_on"]["dataset"]), store.weights(spec["source"])
     _begin(store, assignment.key, from_epoch=0)
-    try:
+    with _network(store, weights):
         return score(config_from_spec(spec), weights, data, device=_device(assignment))
+
+
+def _draw(store: TrialStore, assignment: Assignment, started: float) -> None:
+    """Draw what the network of another trial does; the pictures are part of the record."""
+    spec, began = store.spec(assignment.key), time.perf_counter()
+    data = _dataset(assignment.data / spec["scored_on"]["dataset"])
+    weights = store.weights(spec["source"]) if "source" in spec else None
+    _begin(store, assignment.key, from_epoch=0)
+    with _network(store, weights):
+        strips = draw(
+            config_from_spec(spec), data, picture_from_spec(spec), weights=weights, device=_device(assignment)
+        )
+    seconds = time.perf_counter() - began
+    content = record("done", {}, epochs=0, seconds=seconds, share=assignment, started=started)
+    said, files = picturing.packed(strips)
+    store.finish(assignment.key, content | {"pictures": said}, files)
+
+
+@contextmanager
+def _network(store: TrialStore, weights: Path | None) -> Iterator[None]:
+    """While the network of another trial is used.
+
+    Raises:
+        DamagedNetworkError: it is no good; a damaged file is set aside.
+    """
+    try:
+        yield
     except DamagedError as error:
-        raise DamagedNetworkError(f"{error}; set aside as {store.set_aside(weights).name}") from error
+        raise DamagedNetworkError(f"{error}; set aside as {store.set_aside(error.path).name}") from error
     except FileNotFoundError as error:
         raise DamagedNetworkError(f"{weights} is not there") from error
 

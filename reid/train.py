@@ -118,13 +118,22 @@ def score(config: TrialConfig, weights: Path, data: ReidData, *, device: str = "
         ValueError: the file is damaged.
     """
     started = time.perf_counter()
+    with _deterministic(device):
+        retrieval = rank(trained(config, weights, device=device), data, config)
+    return TrialResult(retrieval=retrieval, epochs=0, seconds=time.perf_counter() - started)
+
+
+def trained(config: TrialConfig, weights: Path, *, device: str = "cpu") -> Method:
+    """A trained network, from what `train` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     tensors, values = checkpoint.load(weights)
     untrained = replace(config, recipe=replace(config.recipe, weights=None))
-    with _deterministic(device):
-        method = build_method(untrained, values["num_ids"]).to(device).to(memory_format=torch.channels_last)
-        method.load_state_dict(tensors)
-        retrieval = rank(method, data, config)
-    return TrialResult(retrieval=retrieval, epochs=0, seconds=time.perf_counter() - started)
+    method = build_method(untrained, values["num_ids"]).to(device).to(memory_format=torch.channels_last)
+    method.load_state_dict(tensors)
+    return method
 
 
 class _Trial:

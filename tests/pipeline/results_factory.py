@@ -236,7 +236,8 @@ def scores(rows: list[dict[str, Any]]) -> Scores:
 
 def write(root: Path, rows: list[dict[str, Any]], content: dict[str, Any]) -> Path:
     """Lay trials, their epochs and the plan down as the sweep does, with the published tables beside them."""
-    (root / "results").mkdir(parents=True)
+    (root / "results" / "pictures").mkdir(parents=True)
+    (root / "results" / "pictures" / "index.json").write_text("[]")
     unique = {row["key"]: row for row in rows}
     records = {key: losses(unique[key]) for key in sorted(unique) if unique[key]["epochs"]}
     pq.write_table(curves.table(records), root / "results" / curves.FILE)

@@ -97,7 +97,7 @@ def test_table_1_has_all_sixteen_methods_and_ours_are_the_last_four() -> None:
 
 def test_an_experiment_is_named_after_its_published_table() -> None:
     stems = {path.stem for path in PUBLISHED.glob("*.csv")}
-    named = [item for item in ALL if item.name != item.published]
+    named = [item for item in ALL if item.name != item.published and item.pictures is None]
     assert [item.name for item in named if item.published] == ["comparison"]
     own = {"bdb_branches", "saadb_test_map"}  # what no paper prints
     assert all(

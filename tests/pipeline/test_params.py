@@ -51,6 +51,8 @@ tracking:
   uri: null
   experiment: reid
   ui: "http://127.0.0.1:5000"
+report:
+  images: auto
 profiles:
   demo:
     overrides:
@@ -142,7 +144,7 @@ def test_a_newcomer_finds_an_explanation_in_most_lines_of_it() -> None:
 def test_a_section_has_its_stage_s_name() -> None:
     """DVC tracks sections by stage."""
     sections = {name for name, item in Params.model_fields.items() if issubclass_safely(item.annotation)}
-    assert sections == {"prepare", "split", "sweep", "tracking"}
+    assert sections == {"prepare", "split", "sweep", "tracking", "report"}
 
 
 def issubclass_safely(annotation: Any) -> bool:
