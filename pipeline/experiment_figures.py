@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline import curves, figure_kinds, line_figures
+from pipeline import comparison, curves, figure_kinds, line_figures
 from pipeline.curves import Curves
 from pipeline.figure_kinds import Heat, Stated
 from pipeline.figures import Drawing, file_stem
@@ -45,7 +45,14 @@ def build(table: Table, recorded: Curves, stated: Mapping[str, PublishedTable]) 
             return tuple(_heats(table, figure, stated))
         case figure_kinds.Epochs() as figure:
             return tuple(_epochs(table, figure, recorded, stated))
+        case figure_kinds.Comparison():
+            return tuple(comparison.drawings(table))
     return ()
+
+
+def words(table: Table) -> tuple[str, ...]:
+    """What is said above the figures: paragraphs, of a comparison alone."""
+    return comparison.words(table) if isinstance(table.experiment.figure, figure_kinds.Comparison) else ()
 
 
 def learning(table: Table, recorded: Curves) -> tuple[Drawing, ...]:

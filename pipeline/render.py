@@ -42,11 +42,13 @@ class Finished(str):
 class Section:
     """One experiment of the page: its table, what its panels rest on, figures and searches.
 
-    `own`: the figures that it asks for; `figures`: of the table, as SVG; `learning`: of the training behind it.
+    `words`, `own`: what is said of it, and the figures that it asks for. `figures`: of the table, as SVG. `learning`:
+    of the training behind it.
     """
 
     table: Table
     evidence: Mapping[int, Evidence]
+    words: tuple[str, ...]
     own: tuple[Drawing, ...]
     figures: Mapping[str, str]
     learning: tuple[Drawing, ...]

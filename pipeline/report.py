@@ -116,7 +116,13 @@ def build(inputs: Inputs) -> dict[str, str | bytes]:
         behind = evidence.of(table, plan, runs)
         sections.append(
             render.Section(
-                table=table, evidence=behind, own=own, figures=dots, learning=learning, searches=tuple(searches)
+                table=table,
+                evidence=behind,
+                words=experiment_figures.words(table),
+                own=own,
+                figures=dots,
+                learning=learning,
+                searches=tuple(searches),
             )
         )
         metrics[experiment.name] = printed_metrics(table)

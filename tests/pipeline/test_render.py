@@ -82,7 +82,7 @@ def page(shown: Table) -> str:
     runs = {run.key: run for panel in shown.panels for run in panel.runs}
     plan = results.PlanFile(**made.plan([]))
     behind = evidence.of(shown, plan, runs)
-    section = render.Section(table=shown, evidence=behind, own=(), figures={}, learning=(), searches=())
+    section = render.Section(table=shown, evidence=behind, words=(), own=(), figures={}, learning=(), searches=())
     return render.html(render.Page(header=(("Trials", "3"),), ui=made.UI, runs=runs, sections=(section,)))
 
 
