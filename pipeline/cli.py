@@ -1,8 +1,8 @@
 """The command line. Each command loads params.yaml, calls one function and turns what went wrong into an exit code.
 
-0: done. 1: doctor found what stops a run. 2: params.yaml or the data are wrong, or a sweep would take longer than
-`sweep.ask_above_hours` and was not told --yes: nothing was started; or MLflow could not be told everything. 3: trials
-are unfinished. 4: a sweep runs, or another process writes to MLflow.
+0: done. 1: doctor found what stops a run, or verify what is wrong. 2: params.yaml or the data are wrong, or a sweep
+would take longer than `sweep.ask_above_hours` and was not told --yes: nothing was started; or MLflow could not be told
+everything. 3: trials are unfinished. 4: a sweep runs, or another process writes to MLflow.
 """
 
 import subprocess
@@ -158,6 +158,14 @@ def why(
     from pipeline import why as stage
 
     stage.run(Path.cwd(), table, row, column, as_json=as_json)
+
+
+@app.command()
+def verify(as_json: AsJson = False) -> None:
+    """Recompute every printed number from the stored values of the queries; exit code 1 if one is wrong."""
+    from pipeline import verify as stage
+
+    sys.exit(stage.run(Path.cwd(), as_json=as_json))
 
 
 @app.command()

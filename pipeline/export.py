@@ -80,7 +80,7 @@ def _row(trial: Trial, store: TrialStore) -> dict[str, Any]:
         "status": state if state == "failed" else "missing",
         "reason": store.failure(trial.key)["reason"] if state == "failed" else "",
     }
-    return row | (_result(store.result(trial.key)) if state == "done" else _NOTHING)
+    return row | (recorded(store.result(trial.key)) if state == "done" else _NOTHING)
 
 
 def _data_digest(spec: dict[str, Any]) -> str:
@@ -99,7 +99,8 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def _result(result: dict[str, Any]) -> dict[str, Any]:
+def recorded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `trials.parquet` that come from a trial's `result.json`."""
     metrics, cost, environment = result["metrics"], result["cost"], result["environment"]
     return {
         "status": result["status"],

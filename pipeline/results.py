@@ -28,6 +28,7 @@ class Run:
     dataset: str
     method: str
     seed: int
+    evaluate_on: str
     status: Literal["done", "pruned", "failed", "missing"]
     reason: str
     metrics: dict[str, float]
