@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import picturing, provenance
 from pipeline.keys import config_from_spec, picture_from_spec
+from pipeline.shares import Share
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
 from reid import checkpoint
@@ -24,21 +25,28 @@ _STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """Everything a worker needs to know: which trial, where things lie and what share of the machine it has.
+class Terms:
+    """What holds for every trial of a sweep: where things lie, how often states are written, how long it may take.
 
     `trial_seconds` and `silent_seconds` limit an attempt and the time between two of its epochs; None: no limit.
+    """
+
+    store: Path
+    data: Path
+    state_epochs: int
+    trial_seconds: float | None
+    silent_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment(Terms):
+    """Everything a worker needs to know: which trial, what share of the machine it has, and the sweep's terms.
+
     `keep_weights`: another trial will score the network.
     """
 
     key: str
-    store: Path
-    data: Path
-    cpus: int
-    gpus: float
-    state_epochs: int
-    trial_seconds: float | None
-    silent_seconds: float | None
+    share: Share
     keep_weights: bool = False
 
 
@@ -124,7 +132,7 @@ def _draw(store: TrialStore, assignment: Assignment, started: float) -> None:
             config_from_spec(spec), data, picture_from_spec(spec), weights=weights, device=_device(assignment)
         )
     seconds = time.perf_counter() - began
-    content = record("done", {}, epochs=0, seconds=seconds, share=assignment, started=started)
+    content = record("done", {}, epochs=0, seconds=seconds, share=assignment.share, started=started)
     said, files = picturing.packed(strips)
     store.finish(assignment.key, content | {"pictures": said}, files)
 
@@ -163,7 +171,7 @@ def _resumable(store: TrialStore, key: str, state: Path) -> dict[str, Any]:
 
 
 def _device(assignment: Assignment) -> str:
-    return "cuda" if assignment.gpus else "cpu"
+    return "cuda" if assignment.share.gpus else "cpu"
 
 
 @functools.lru_cache(maxsize=4)
@@ -173,7 +181,7 @@ def _dataset(folder: Path) -> ReidData:
 
 
 def record(
-    status: str, metrics: dict[str, float], *, epochs: int, seconds: float, share: Assignment, started: float
+    status: str, metrics: dict[str, float], *, epochs: int, seconds: float, share: Share, started: float
 ) -> dict[str, Any]:
     """A trial's `result.json`: what it found, what it cost and where it ran.
 
@@ -185,7 +193,13 @@ def record(
         share: the part of the machine it had.
         started: when its last attempt began, seconds since 1970.
     """
-    cost = {"seconds": seconds, "device": provenance.device(share.gpus), "cpus": share.cpus, "gpus": share.gpus}
+    cost = {
+        "seconds": seconds,
+        "device": provenance.device(share.gpus),
+        "cpus": share.all_cpus,
+        "gpus": share.all_gpus,
+        "processes": share.processes,
+    }
     return {
         "status": status,
         "metrics": metrics,
@@ -208,7 +222,7 @@ def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, star
         result.metrics,
         epochs=result.epochs,
         seconds=result.seconds,
-        share=assignment,
+        share=assignment.share,
         started=started,
     )
     store.finish(assignment.key, content, values)

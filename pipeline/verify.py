@@ -130,6 +130,8 @@ def _check_store(root: Path, inputs: Inputs, tally: _Tally) -> None:
 def _check_arrays(key: str, store: TrialStore, inputs: Inputs, tally: _Tally) -> None:
     for name, expected in (store.per_query(key) or {}).items():
         embedding, _, field = name.rpartition("/")
+        if field not in inputs.scores.arrays:
+            continue  # a picture that the trial drew
         found = inputs.scores.arrays[field].get((key, embedding))
         if found is None:
             if inputs.runs[key].evaluate_on == "test":
@@ -192,18 +194,27 @@ def _check_searches(inputs: Inputs, tally: _Tally) -> None:
                         tally.wrong.append(wrong)
 
 
-def _check_files(folder: Path, expected: Mapping[str, str], known: Mapping[str, Outline], tally: _Tally) -> None:
+def _check_files(
+    folder: Path, expected: Mapping[str, str | bytes], known: Mapping[str, Outline], tally: _Tally
+) -> None:
     """The files of the report against those made anew."""
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name in sorted({*expected, *there}):
         place = f"{GENERATED.as_posix()}/{name}"
         if name not in there or name not in expected:
-            found, right = ("no file", "a file") if name in expected else (_NOT_MADE, "no file")
-            tally.wrong.append(Alteration(file=place, table="", row="", column="", found=found, expected=right))
+            absent = ("no file", "a file") if name in expected else (_NOT_MADE, "no file")
+            tally.wrong.append(_altered_file(place, *absent))
             continue
         tally.checked["files of the report, against those made anew"] += 1
-        text = there[name].read_bytes().decode("utf-8", errors="replace")
-        tally.wrong += alterations(place, text, expected[name], known)
+        found, right = there[name].read_bytes(), expected[name]
+        if isinstance(right, str):
+            tally.wrong += alterations(place, found.decode("utf-8", errors="replace"), right, known)
+        elif found != right:
+            tally.wrong.append(_altered_file(place, "another picture", "the picture that was drawn"))
+
+
+def _altered_file(file: str, found: str, expected: str) -> Alteration:
+    return Alteration(file=file, table="", row="", column="", found=found, expected=expected)
 
 
 def outlines(inputs: Inputs) -> dict[str, Outline]:
