@@ -16,6 +16,7 @@ from pipeline import census, costs, experiments, status
 from pipeline.agenda import Agenda
 from pipeline.params import Params, load
 from pipeline.plan import Plan, expand
+from pipeline.shares import Machines, Node
 from pipeline.store import TrialStore
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,12 @@ def planned(params: Params, store: TrialStore) -> tuple[Plan, Agenda]:
     plan = expand(params, experiments.load(params.experiments), data)
     expanded = time.process_time() - worked
     agenda = Agenda(plan, store)
-    cost = costs.estimate(agenda, cpus=1, gpus=0, concurrent=2, num_ids=dict.fromkeys(params.datasets, 751))
+    cost = costs.estimate(
+        agenda,
+        shares=params.shares(),
+        machines=Machines([Node(2, 0)], None),
+        num_ids=dict.fromkeys(params.datasets, 751),
+    )
     seconds, cpu = time.perf_counter() - started, time.process_time() - worked
     print(
         f"plan of {len(agenda.declared):,} trials, {len(agenda.unfinished()):,} to run: {seconds:.1f} s ({cpu:.1f} s "

@@ -16,9 +16,10 @@ from pipeline import execute, provenance
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, make_trial
+from pipeline.shares import Machines, Share, Shares
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
-from pipeline.trial import Assignment, record
+from pipeline.trial import Assignment, Terms, record
 from reid import methods
 from reid.config import Recipe, TrialConfig
 
@@ -32,7 +33,7 @@ def sleeping(seconds: float) -> execute.Work:
         started = time.time()
         time.sleep(seconds)
         publish({"epoch": 1.0, "loss": 0.0, "seconds": seconds})
-        result = record("done", {"mAP": 0.5}, epochs=1, seconds=seconds, share=assignment, started=started)
+        result = record("done", {"mAP": 0.5}, epochs=1, seconds=seconds, share=assignment.share, started=started)
         TrialStore(assignment.store).finish(assignment.key, result)
 
     return work
@@ -46,16 +47,12 @@ def sweep(count: int, seconds: float) -> float:
     trials = [make_trial(one, "synthetic", {"test": "t", "val": "v"}) for one in config]
     with tempfile.TemporaryDirectory() as folder, Interrupts(exit_code=3) as interrupts:
         agenda = Agenda(Plan(experiments=(), trials={t.key: t for t in trials}, searches=()), TrialStore(Path(folder)))
+        place = Path(folder)
         resources = Resources(
-            store=Path(folder),
-            data=Path(folder),
-            cpus=1,
-            gpus=0,
-            state_epochs=1,
-            trial_seconds=None,
-            silent_seconds=600,
+            terms=Terms(store=place, data=place, state_epochs=1, trial_seconds=None, silent_seconds=600),
+            shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
+            machines=Machines(execute.nodes(), SLOTS),
             max_failures=0,
-            concurrent=SLOTS,
         )
         started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):

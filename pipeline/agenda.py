@@ -8,11 +8,13 @@ executor asks `next`, passes each epoch to `goes_on` and says when a trial has `
 
 import statistics
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import search
 from pipeline.experiments import SECONDS, Objective, Value
 from pipeline.plan import Plan, SearchPlan, Trial
+from pipeline.shares import Share, Shares
 from pipeline.store import TrialStore
 
 
@@ -47,22 +49,32 @@ class Agenda:
         self._closed = False
         self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
+        self._users: dict[str, set[str]] = {}
+        for experiment, rows in plan.experiments:
+            for trial in (one for row in rows for cell in row.trials.values() for one in cell):
+                self._use(trial, experiment.name)
         self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
             self._declare(trial)
 
-    def next(self) -> Trial | None:
-        """The next trial to start; None when every other one waits for a running one, or when nothing is left."""
-        if self._closed or not self.queued():
+    def next(self, fits: Callable[[Trial], bool]) -> Trial | None:
+        """The next trial to start; None when nothing is left, what is left waits for a running one, or none fits.
+
+        Args:
+            fits: is asked of one after the other, the first to start first, until it says yes.
+        """
+        if self._closed:
             return None
-        if self._urgent:
-            trial = self._urgent.popleft()
-        else:
-            trial = max(self._queue, key=self._expected)
-            self._queue.remove(trial)
-        self.running.add(trial.key)
+        trial = next(filter(fits, self._in_order()), None)
+        if trial is not None:
+            (self._urgent if trial in self._urgent else self._queue).remove(trial)
+            self.running.add(trial.key)
         return trial
+
+    def _in_order(self) -> Iterator[Trial]:
+        yield from self._urgent
+        yield from sorted(self._queue, key=self._expected, reverse=True)
 
     def finished(self) -> bool:
         """Whether nothing is running and nothing is left to start."""
@@ -101,6 +113,14 @@ class Agenda:
     def keeps_weights(self, key: str) -> bool:
         """Whether another trial waits for what this one has trained."""
         return key in self._waiting
+
+    def share(self, trial: Trial, shares: Shares) -> Share:
+        """What a trial gets, by the experiments that show it or for which it is trained."""
+        return shares.of(self._users.get(trial.key, ()), scores=trial.source is not None)
+
+    def _use(self, trial: Trial, experiment: str) -> None:
+        for one in filter(None, (trial, trial.source)):
+            self._users.setdefault(one.key, set()).add(experiment)
 
     def queued(self) -> list[Trial]:
         """The trials that are ready and have not started."""
@@ -181,6 +201,7 @@ class Agenda:
                 trial = run.plan.trial(number, params)
                 run.trials.append(trial)
                 run.params.append(params)
+                self._use(trial, run.plan.experiment)
                 self._declare(trial, first=True)  # others wait for it
             self._crown(run)
 
@@ -200,6 +221,7 @@ class Agenda:
         run.final = [run.plan.winner_trials(run.params[number]) for number in run.best]
         for trials in run.final:
             for trial in trials:
+                self._use(trial, run.plan.experiment)
                 self._declare(trial)
 
     def _horizon(self, run: SearchRun, number: int) -> int:

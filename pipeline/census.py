@@ -38,12 +38,12 @@ def look(folder: str) -> Look:
 def kind(spec: Mapping[str, Any], *, gpus: float) -> str:
     """What trials that take equally long have in common, in words.
 
-    Method, data set, image size and trunk, and whether it computes on a GPU; for the scoring of a network, what it is
-    scored on, too.
+    Method, data set, image size and trunk, and whether it computes on a GPU, or on how many; for the scoring of a
+    network, what it is scored on, too.
 
     Args:
         spec: of a trial.
-        gpus: its share of a GPU.
+        gpus: what it gets of them.
     """
     recipe = spec["config"]["recipe"]
     height, width = recipe["image_size"]
@@ -80,7 +80,7 @@ def plain_name(key: str, spec: Mapping[str, Any]) -> str:
 
 
 def _device(gpus: float) -> str:
-    return "GPU" if gpus else "CPU"
+    return f"{gpus:g} GPUs" if gpus > 1 else "GPU" if gpus else "CPU"
 
 
 def _read(path: str) -> bytes:

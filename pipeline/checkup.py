@@ -20,8 +20,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline import locks, machine, places
-from pipeline.params import ParamsError, Prepare, Sweep
+from pipeline.params import ParamsError, Prepare, Profile, Sweep, shares
 from pipeline.places import Place
+from pipeline.shares import Shares
 from pipeline.store import TrialStore
 from pipeline.strict import read_yaml, validate
 from reid.data import manifest as manifests
@@ -103,7 +104,8 @@ class Checkup:
 class Survey:
     """Reads the data sets' folders in the background: a slow disk must not hold up the rest.
 
-    `listed`, `prepare` and `sweep` are sections of params.yaml; of those that are wrong, nothing or None.
+    `listed`, `prepare` and `sweep` are sections of params.yaml; of those that are wrong, nothing or None. `shares`:
+    what trials get; None where that cannot be told.
     """
 
     def __init__(self, root: Path) -> None:
@@ -112,6 +114,7 @@ class Survey:
         self.listed: tuple[str, ...] = sections.get("datasets", ())
         self.prepare: Prepare | None = sections.get("prepare")
         self.sweep: Sweep | None = sections.get("sweep")
+        self.shares = _shares(sections)
         setting = self.prepare.root if self.prepare is not None else None
         self.places = places.named(root, option=None, setting=setting)
         self._deadline = time.monotonic() + DATA_SECONDS
@@ -170,7 +173,14 @@ def _published_images(key: str) -> int:
 
 def _sections(path: Path) -> dict[str, Any]:
     """Those of the sections of params.yaml that say where things are, and are right."""
-    hints: dict[str, Any] = {"datasets": tuple[str, ...], "prepare": Prepare, "sweep": Sweep}
+    hints: dict[str, Any] = {
+        "datasets": tuple[str, ...],
+        "experiments": tuple[str, ...],
+        "prepare": Prepare,
+        "profile": str,
+        "profiles": dict[str, Profile],
+        "sweep": Sweep,
+    }
     sections = {}
     with suppress(ParamsError):
         tree = read_yaml(path)
@@ -178,6 +188,15 @@ def _sections(path: Path) -> dict[str, Any]:
             with suppress(ParamsError):
                 sections[name] = validate(hints[name], tree[name], where=name)
     return sections
+
+
+def _shares(sections: dict[str, Any]) -> Shares | None:
+    """What trials get; None where a section of it is wrong."""
+    with suppress(KeyError, ValueError):
+        found = shares(sections["sweep"], sections["profiles"][sections["profile"]])
+        selected = found.by_experiment.keys() & set(sections["experiments"])
+        return Shares(found.usual, {name: found.by_experiment[name] for name in sorted(selected)})
+    return None
 
 
 def _read(key: str, searched: Iterable[Path]) -> Raw:

@@ -78,12 +78,9 @@ def sweep(
     ] = False,
 ) -> None:
     """Train every trial of the selected experiments that the store lacks, and export the results."""
-    from pipeline import outline
     from pipeline import sweep as stage
 
-    if not outline.consent(Path.cwd(), yes=yes):
-        sys.exit(2)
-    sys.exit(stage.run(Path.cwd()))
+    sys.exit(stage.run(Path.cwd(), yes=yes))
 
 
 @app.command()

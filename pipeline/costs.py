@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline import census
 from pipeline.agenda import Agenda, SearchRun
 from pipeline.plan import Trial
+from pipeline.search import gpu_hours
+from pipeline.shares import Machines, Share, Shares
 from pipeline.words import counted, duration, size
 from reid.config import TrialConfig
 from reid.train import build_method
@@ -26,12 +28,13 @@ _COPIES = {"adam": 3, "sgd": 2}  # of a network in its resumable state: itself a
 
 @dataclass(frozen=True)
 class Work:
-    """So many trials of a kind, each of so many epochs; none where a network is scored.
+    """So many trials of a kind and share, each of so many epochs; none where a network is scored.
 
     `guess`: seconds an epoch is taken to last where none like it was ever trained.
     """
 
     kind: str
+    share: Share
     trials: int
     epochs: int
     guess: float
@@ -41,18 +44,25 @@ class Work:
         """What paces are for: epochs, or scorings."""
         return self.trials * (self.epochs or 1)
 
+    def hours(self, paces: Mapping[str, float]) -> float:
+        """Of all of them, one after the other; as guessed where the kind has no pace."""
+        return self.units * paces.get(self.kind, self.guess) / 3600
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What the trials to run take, one after the other; what searches may still ask for is counted at their most.
 
-    `hours`: of the trials that are declared; `search_hours`: of those that searches may add. `unmeasured`: epochs (for
-    scorings: trials) by kind that nothing like was ever run of, in neither of the two. `cpu_hours`, `gpu_hours`: of all
-    three, the unmeasured as guessed, and so is `ask_hours`. `weights_bytes`: of the networks that are kept, so
-    long as others wait for them; `states_bytes`: of the trials that run at a time; `records_bytes`: of the rest.
+    `hours`: of the trials that are declared, and `wall_hours`: of these, with `concurrent` at a time of those that need
+    least; `search_hours`: of those that searches may add. `unmeasured`: epochs (for scorings: trials) by kind that
+    nothing like was ever run of, in none of these. `ask_hours`: of all, the unmeasured as guessed, and so are
+    `cpu_hours` and `gpu_hours`. `weights_bytes`: of the networks that are kept, so long as others wait for them;
+    `states_bytes`: of the trials that run at a time; `records_bytes`: of the rest.
     """
 
+    concurrent: int
     hours: float
+    wall_hours: float
     search_hours: float
     unmeasured: dict[str, int]
     ask_hours: float
@@ -64,48 +74,46 @@ class Estimate:
     free_bytes: int
 
 
-def estimate(agenda: Agenda, *, cpus: int, gpus: float, concurrent: int, num_ids: Mapping[str, int]) -> Estimate:
+def estimate(agenda: Agenda, *, shares: Shares, machines: Machines, num_ids: Mapping[str, int]) -> Estimate:
     """What an agenda still costs.
 
     Args:
         agenda: of the sweep.
-        cpus: that a trial gets.
-        gpus: and its share of a GPU.
-        concurrent: trials at a time.
+        shares: what its trials get.
+        machines: that they run on.
         num_ids: training identities by data set.
     """
     paces = census.paces(agenda.store)
-    todo = [
-        Work(census.kind(trial.spec, gpus=gpus), 1, trial.epochs, guess(trial.config, _identities(trial, num_ids)))
-        for trial in agenda.unfinished()
-    ]
-    later = [_to_come(run, paces, cpus=cpus, gpus=gpus, num_ids=num_ids) for run in agenda.searches if not run.final]
+    todo = [_work(trial, agenda.share(trial, shares), num_ids) for trial in agenda.unfinished()]
+    later = [_to_come(run, paces, shares, num_ids) for run in agenda.searches if not run.final]
+    works = [*todo, *later]
     unmeasured: dict[str, int] = {}
-    guessed = 0.0
-    for work in (*todo, *later):
+    for work in works:
         if work.kind not in paces:
             unmeasured[work.kind] = unmeasured.get(work.kind, 0) + work.units
-            guessed += work.units * work.guess / 3600
-    hours, search_hours = _hours(todo, paces), _hours(later, paces)
-    total = hours + search_hours + guessed
+    measured = [work for work in todo if work.kind in paces]
+    concurrent = max((machines.at_once(work.share) for work in works), default=1)
     weights, states = _networks(agenda, num_ids, concurrent)
     return Estimate(
-        hours=hours,
-        search_hours=search_hours,
+        concurrent=concurrent,
+        hours=sum(work.hours(paces) for work in measured),
+        wall_hours=sum(work.hours(paces) / machines.at_once(work.share) for work in measured),
+        search_hours=sum(work.hours(paces) for work in later if work.kind in paces),
         unmeasured=unmeasured,
-        ask_hours=total,
-        cpu_hours=total * cpus,
-        gpu_hours=total * gpus,
+        ask_hours=sum(work.hours(paces) for work in works),
+        cpu_hours=sum(work.hours(paces) * work.share.all_cpus for work in works),
+        gpu_hours=sum(work.hours(paces) * work.share.all_gpus for work in works),
         weights_bytes=weights,
         states_bytes=states,
-        records_bytes=sum(work.trials * (_RECORD_BYTES + work.epochs * _EPOCH_BYTES) for work in (*todo, *later)),
+        records_bytes=sum(work.trials * (_RECORD_BYTES + work.epochs * _EPOCH_BYTES) for work in works),
         free_bytes=shutil.disk_usage(_there(agenda.store.root)).free,
     )
 
 
-def describe(cost: Estimate, *, concurrent: int) -> list[str]:
+def describe(cost: Estimate) -> list[str]:
     """The estimate as lines for people."""
-    wall = f", {duration(cost.hours * 3600 / concurrent)} with {concurrent} at a time" if concurrent > 1 else ""
+    side = f", {duration(cost.wall_hours * 3600)} with up to {cost.concurrent} at a time"
+    wall = side if cost.concurrent > 1 else ""
     searches = f"; searches at most {duration(cost.search_hours * 3600)} more" if cost.search_hours else ""
     measured = f"time: {duration(cost.hours * 3600)} of one trial after the other{wall}{searches}, as measured here"
     lines = [measured] if cost.hours or cost.search_hours else []
@@ -127,20 +135,20 @@ def guess(config: TrialConfig, num_ids: int) -> float:
     return _SECONDS * images * height * width / _PIXELS
 
 
-def _to_come(run: SearchRun, paces: Mapping[str, float], *, cpus: int, gpus: float, num_ids: Mapping[str, int]) -> Work:
+def _work(trial: Trial, share: Share, num_ids: Mapping[str, int]) -> Work:
+    kind = census.kind(trial.spec, gpus=share.all_gpus)
+    return Work(kind, share, 1, trial.epochs, guess(trial.config, _identities(trial, num_ids)))
+
+
+def _to_come(run: SearchRun, paces: Mapping[str, float], shares: Shares, num_ids: Mapping[str, int]) -> Work:
     """What a search may still ask for, within its hours, and the final trials of its best."""
     like, search = run.plan.winner_trials({})[0], run.plan.search
-    kind, epochs = census.kind((like.source or like).spec, gpus=gpus), run.plan.base.recipe.schedule.epochs
-    assumed = guess(run.plan.base, num_ids[run.plan.dataset])
+    one = _work(like.source or like, shares.of([run.plan.experiment]), num_ids)
     more = 0 if run.over else run.most - len(run.trials)
     if search.gpu_hours is not None:
-        seconds = epochs * paces.get(kind, assumed)
-        more = min(more, math.ceil(search.gpu_hours * 3600 / (gpus or cpus) / seconds))
-    return Work(kind, more + search.top * len(run.plan.seeds), epochs, assumed)
-
-
-def _hours(works: list[Work], paces: Mapping[str, float]) -> float:
-    return sum(work.units * paces[work.kind] for work in works if work.kind in paces) / 3600
+        each = gpu_hours(seconds=one.hours(paces) * 3600, gpus=one.share.all_gpus, cpus=one.share.all_cpus)
+        more = min(more, math.ceil(search.gpu_hours / each))
+    return replace(one, trials=more + search.top * len(run.plan.seeds))
 
 
 def _networks(agenda: Agenda, num_ids: Mapping[str, int], concurrent: int) -> tuple[int, int]:

@@ -2,15 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.agenda import Agenda
 from pipeline.plan import Trial
+from pipeline.shares import Machines, Room, Share, Shares, slots
+from pipeline.strict import ParamsError
 from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, tries_again
-from pipeline.trial import Assignment, record
+from pipeline.trial import Assignment, Terms, record
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
 
@@ -31,37 +32,19 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """A trial's share of a machine and of time, how often it is tried again, and where things lie."""
+    """How a sweep's trials share its machines, how often they are tried again, and the terms for all of them."""
 
-    store: Path
-    data: Path
-    cpus: int
-    gpus: float
-    state_epochs: int
-    trial_seconds: float | None
-    silent_seconds: float | None
+    terms: Terms
+    shares: Shares
+    machines: Machines
     max_failures: int
-    concurrent: int
-
-    def assignment(self, key: str, *, keep_weights: bool = False) -> Assignment:
-        """What a worker is told."""
-        return Assignment(
-            key=key,
-            store=self.store,
-            data=self.data,
-            cpus=self.cpus,
-            gpus=self.gpus,
-            state_epochs=self.state_epochs,
-            trial_seconds=self.trial_seconds,
-            silent_seconds=self.silent_seconds,
-            keep_weights=keep_weights,
-        )
 
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt that runs: since when there is no sign of life from it, and what was found to be wrong with it."""
+    """An attempt that runs: its share, since when it gives no sign of life, and what was found to be wrong with it."""
 
+    share: Share
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -74,6 +57,7 @@ class Desk:
     def __init__(self, agenda: Agenda, resources: Resources, listeners: list[Listener], interrupts: Interrupts) -> None:
         self.agenda, self.resources, self.listeners, self.interrupts = agenda, resources, listeners, interrupts
         self.problem = ""
+        self._idle = False
         self._attempts: dict[str, _Attempt] = {}
         self._causes: dict[str, list[Cause]] = {}  # of a trial's failures in this sweep
 
@@ -84,9 +68,12 @@ class Desk:
         return type(None), ()  # Tune writes itself down for a restore that never happens; the desk stays out of it
 
     def start(self) -> Trial | None:
-        """The next trial for a worker, its record opened; None if there is none now."""
-        trial = self.agenda.next()
+        """The next trial for a worker, its record opened; None if there is none now, or no room for it."""
+        trial = None if self._idle else self.agenda.next(self._fits())
         if trial is None:
+            self._idle = True  # until an attempt has ended
+            if not self._attempts:
+                self.check_room()
             return None
         try:
             self.agenda.store.open(trial)
@@ -94,10 +81,66 @@ class Desk:
             self.agenda.again(trial.key)
             self.stop_starting(str(error))
             return None
-        self._attempts[trial.key] = _Attempt()
+        self._attempts[trial.key] = _Attempt(self.share(trial))
         for listener in self.listeners:
             listener.started(trial)
         return trial
+
+    def share(self, trial: Trial) -> Share:
+        """What a trial gets."""
+        return self.agenda.share(trial, self.resources.shares)
+
+    def assignment(self, trial: Trial) -> Assignment:
+        """What the worker of a trial that was started is told."""
+        return Assignment(
+            key=trial.key,
+            share=self._attempts[trial.key].share,
+            keep_weights=self.agenda.keeps_weights(trial.key),
+            **vars(self.resources.terms),
+        )
+
+    def check_room(self) -> None:
+        """See to it that every trial can run on some machine.
+
+        Raises:
+            ParamsError: one line for every share that none has room for.
+        """
+        wanted = {self.share(trial): trial.name for trial in self.agenda.unfinished()[::-1]}
+        for run in self.agenda.searches:
+            if not run.final:
+                name = run.plan.experiment
+                wanted.setdefault(self.resources.shares.of([name]), f"the trials of {name}")
+        have = ", ".join(map(str, self.resources.machines.nodes))
+        problems = [
+            f"no machine has room for {name}, which asks for {share} (resources in params.yaml): there is {have}"
+            for share, name in wanted.items()
+            if not slots(share, self.resources.machines.nodes)
+        ]
+        if problems:
+            raise ParamsError(problems)
+
+    def _fits(self) -> Callable[[Trial], bool]:
+        """Says of one trial after the other, in the order of the agenda, whether it may start.
+
+        For the first one that finds no room, room is kept: what comes after it starts where it takes nothing of that.
+        """
+        machines = self.resources.machines
+        room = Room.of(machines.nodes)
+        for attempt in self._attempts.values():
+            room = room.without(attempt.share)
+        full = machines.concurrent is not None and len(self._attempts) >= machines.concurrent
+        kept = False
+
+        def fits(trial: Trial) -> bool:
+            nonlocal room, kept
+            share = self.share(trial)
+            if full or room.holds(share):
+                return not full
+            if not kept:
+                room, kept = room.without(share), True
+            return False
+
+        return fits
 
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
@@ -119,8 +162,8 @@ class Desk:
 
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
-        attempt, now = self._attempts[key], time.monotonic()
-        limits = ((attempt.began, self.resources.trial_seconds), (attempt.heard, self.resources.silent_seconds))
+        attempt, terms, now = self._attempts[key], self.resources.terms, time.monotonic()
+        limits = ((attempt.began, terms.trial_seconds), (attempt.heard, terms.silent_seconds))
         over = any(limit is not None and now > since + limit + _GRACE_SECONDS for since, limit in limits)
         if over and attempt.failure is None:
             reason = "timeout: over a limit, and no answer from the worker"
@@ -135,7 +178,7 @@ class Desk:
             {name.removeprefix("val/"): value for name, value in epochs[-1].items() if name.startswith("val/")},
             epochs=len(epochs),
             seconds=sum(line["seconds"] for line in epochs),
-            share=self.resources.assignment(key),
+            share=self._attempts[key].share,
             started=epochs[0]["time"] - epochs[0]["seconds"],
         )
         with self._writing():
@@ -179,6 +222,7 @@ class Desk:
 
     def _over(self, key: str, verdict: str, **more: str) -> None:
         del self._attempts[key]
+        self._idle = False
         with self._writing():
             self.agenda.store.attempt(key, {"event": "ended", "outcome": verdict, **more})
         (self.agenda.again if verdict in ("again", "preempted") else self.agenda.ended)(key)

@@ -16,8 +16,9 @@ from rich.table import Column, Table
 from pipeline import experiments
 from pipeline.checkup import DATA_SECONDS, Checkup, DataSet, Lock, Raw, Survey
 from pipeline.machine import Disk, Environment
-from pipeline.params import ParamsError, Prepare, Sweep, load
+from pipeline.params import ParamsError, Prepare, load
 from pipeline.places import Place
+from pipeline.shares import Node, Shares, slots
 from reid.data.manifest import SPLITS
 
 LOW, TOO_LOW = 10 * 10**9, 10**9  # bytes free: worth a warning (Market-1501 packs to 5 GB); not enough for anything
@@ -56,16 +57,16 @@ def examine(root: Path) -> tuple[Checkup, list[Finding]]:
     finally:
         if collecting:
             gc.enable()
-    return checkup, findings + diagnose(checkup, survey.prepare, survey.sweep)
+    return checkup, findings + diagnose(checkup, survey.prepare, survey.shares)
 
 
-def diagnose(checkup: Checkup, prepare: Prepare | None, sweep: Sweep | None) -> list[Finding]:
+def diagnose(checkup: Checkup, prepare: Prepare | None, shares: Shares | None) -> list[Finding]:
     """What is wrong; the sections of params.yaml are None where they are wrong themselves."""
     listed = {key: item for key, item in checkup.datasets.items() if item.listed}
     findings = list(_place_findings(checkup.places))
     findings += [one for key, item in listed.items() for one in _data_findings(key, item)]
     findings += _environment_findings(checkup.environment)
-    findings += _share_findings(checkup.environment, sweep) if sweep else []
+    findings += _share_findings(checkup.environment, shares) if shares else []
     needed = _packed_bytes(listed.values(), prepare.image_size) if prepare else 0
     findings += [one for disk in checkup.disks for one in _disk_findings(disk, needed if "data" in disk.holds else 0)]
     findings += [one for lock in checkup.locks for one in _lock_findings(lock)]
@@ -132,13 +133,13 @@ def _environment_findings(environment: Environment) -> Iterator[Finding]:
         )
 
 
-def _share_findings(environment: Environment, sweep: Sweep) -> Iterator[Finding]:
-    if sweep.gpus_per_trial and not environment.gpus:
-        said = f"sweep.gpus_per_trial is {sweep.gpus_per_trial:g}, but torch sees no GPU"
-        yield Finding(said, "set it to 0 in params.yaml, or see why there is none: nvidia-smi")
-    if sweep.cpus_per_trial > environment.cores:
-        said = f"sweep.cpus_per_trial is {sweep.cpus_per_trial}, but this process may use {environment.cores} cores"
-        yield Finding(said, f"set it to {environment.cores} or less in params.yaml")
+def _share_findings(environment: Environment, shares: Shares) -> Iterator[Finding]:
+    node = Node(environment.cores, len(environment.gpus))
+    for name, share in {"the trials": shares.usual, **shares.by_experiment}.items():
+        if slots(share, [node]):
+            continue
+        why = "; see why torch sees no GPU: nvidia-smi" if share.gpus and not node.gpus else ""
+        yield Finding(f"{name} ask for {share}, but here is {node}", f"ask for less: resources in params.yaml{why}")
 
 
 def _packed_bytes(items: Iterable[DataSet], image_size: tuple[int, int]) -> int:

@@ -31,6 +31,7 @@ from ray.tune.search import Searcher
 
 from pipeline.agenda import Agenda
 from pipeline.desk import Desk, Listener, Resources
+from pipeline.shares import Node
 from pipeline.supervision import Cause, Interrupts, claim, mourned
 from pipeline.trial import Assignment, failure, run
 
@@ -52,25 +53,26 @@ def execute(
 
     Args:
         agenda: says which trials run, and is told how they ended.
-        resources: what each of them gets.
+        resources: what they get, and how many run at a time.
         listeners: are told what happens.
         interrupts: say when to stop.
         work: what a worker does with an assignment.
 
     Raises:
+        ParamsError: no machine has room for a trial; then none was started.
         UnwritableError: the sweep came to an end for want of room on a disk; trials are unfinished.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = Desk(agenda, resources, listeners, interrupts)
-    scratch = resources.store / ".tune"
+    desk.check_room()
+    scratch = resources.terms.store / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(_trainable(work), _request),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                max_concurrent_trials=resources.concurrent,
-                reuse_actors=True,
+                reuse_actors=True,  # by trials of the same share
                 search_alg=_Queue(desk),
                 scheduler=_Gate(desk),
             ),
@@ -112,19 +114,25 @@ def session(*, cpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def slots(*, cpus: int, gpus: float) -> int:
-    """How many trials with this share fit on the session's machines at once; 0 when not even one does."""
-    have = ray.cluster_resources()
-    by_cpu = int(have["CPU"] // cpus)
-    return min(by_cpu, int(have["GPU"] // gpus) if "GPU" in have else 0) if gpus else by_cpu
+def nodes() -> list[Node]:
+    """The session's machines."""
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in have]
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Ray sets aside for a trial."""
+    share = config["assignment"].share
+    bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
+    return tune.PlacementGroupFactory([bundle] * share.processes)
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
     """What Tune calls in a worker: one attempt at a trial of the store, told epoch by epoch."""
 
     def attempt(config: dict[str, Any]) -> None:
-        assignment = Assignment(**config)
-        claim(cpus=assignment.cpus, gpus=assignment.gpus)
+        assignment: Assignment = config["assignment"]
+        claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
         tune.report({"ready": True})
         try:
             work(assignment, lambda metrics: tune.report(dict(metrics)))
@@ -147,8 +155,7 @@ class _Queue(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self.desk.start()
         if trial is not None:
-            keep = self.desk.agenda.keeps_weights(trial.key)
-            return dataclasses.asdict(self.desk.resources.assignment(trial.key, keep_weights=keep))
+            return {"assignment": self.desk.assignment(trial)}
         return str(Searcher.FINISHED) if self.desk.agenda.finished() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -169,11 +176,16 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
         self.desk = desk
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        key = trial.config["key"]
+        key = _key(trial)
         if "epoch" not in result or self.desk.agenda.goes_on(key, int(result["epoch"])):
             return str(TrialScheduler.CONTINUE)
         self.desk.prune(key)
         return str(TrialScheduler.STOP)
+
+
+def _key(trial: Any) -> str:
+    """Ours of one of Tune's."""
+    return str(trial.config["assignment"].key)
 
 
 class _StoppedError(BaseException):
@@ -189,20 +201,20 @@ class _Ear(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         stopped = self.desk.interrupts.stopped
         for trial in trials:
-            if trial.status == "RUNNING" and (stopped or self.desk.overdue(trial.config["key"])):
+            if trial.status == "RUNNING" and (stopped or self.desk.overdue(_key(trial))):
                 ray.kill(trial.temporary_state.ray_actor)
         if stopped:
             raise _StoppedError
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.desk.has_worker(trial.config["key"])
+        self.desk.has_worker(_key(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self.desk.reported(trial.config["key"], result)
+        self.desk.reported(_key(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.desk.completed(trial.config["key"])
+        self.desk.completed(_key(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         written = trial.error_file
-        self.desk.broke(trial.config["key"], Path(written).read_text() if written and Path(written).exists() else "")
+        self.desk.broke(_key(trial), Path(written).read_text() if written and Path(written).exists() else "")

@@ -17,7 +17,7 @@ from typing import Any
 
 import filelock
 
-from pipeline import keys, locks, sweep
+from pipeline import keys, locks, outline
 from pipeline.agenda import Agenda
 from pipeline.params import load
 from pipeline.store import TrialStore
@@ -83,7 +83,7 @@ def find(root: Path, store: TrialStore) -> list[Item]:
         FileNotFoundError: a data set has not been prepared, and so it cannot be said either.
     """
     params = load(root / "params.yaml")
-    agenda = Agenda(sweep.declared(root, params), store)
+    agenda = Agenda(outline.declared(root, params), store)
     current = _Current(root)
     unfinished = agenda.unfinished()
     needed = {trial.key for trial in unfinished} | {trial.source.key for trial in unfinished if trial.source}

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.shares import Node
+
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc", "optuna")
 
 
@@ -56,6 +58,13 @@ def environment(lock: Path) -> Environment:
         memory=memory,
         memory_available=available,
     )
+
+
+def node() -> Node:
+    """What this machine has for trials."""
+    import torch  # is asked for GPUs
+
+    return Node(_cores(), torch.cuda.device_count())
 
 
 def _version(package: str) -> str | None:

@@ -1,19 +1,22 @@
-"""What a sweep would do: the command `plan`, and what a sweep asks before it starts."""
+"""What a sweep would do: what is declared, how far that is and what the rest costs; the command `plan`."""
 
 import json
-import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import census, costs, locks, status, sweep
+from pipeline import census, costs, experiments, machine, status
 from pipeline.agenda import Agenda
 from pipeline.costs import Estimate
-from pipeline.params import Params, Sweep, load
-from pipeline.plan import Plan
+from pipeline.params import Params, load
+from pipeline.plan import Plan, expand
+from pipeline.shares import Machines
 from pipeline.store import TrialStore
+from pipeline.strict import ParamsError
+from reid.data.dataset import ReidData
 from reid.data.pack import PackInfo
 
 
@@ -25,56 +28,62 @@ class Outlook:
     plan: Plan
     agenda: Agenda
     cost: Estimate
-    concurrent: int
 
 
 def run(root: Path, *, as_json: bool) -> None:
     """Print what a sweep of `root`'s params.yaml would train, share and cost; nothing is trained."""
-    outlook = look(root)
+    params = load(root / "params.yaml")
+    outlook = look(root, params, TrialStore(root / params.sweep.store))
     summary = outline(outlook)
     print(json.dumps(summary) if as_json else describe(summary, outlook))
 
 
-def consent(root: Path, *, yes: bool) -> bool:
-    """Whether a sweep may start: it is short enough, or `yes`. Leaves a note of what it declares for `status`.
+def look(root: Path, params: Params, store: TrialStore) -> Outlook:
+    """Expand parameters and hold what they declare against the store.
 
     Raises:
-        ParamsError: params.yaml or the data do not fit.
+        ParamsError: they and the data in `root` do not go together.
+        FileNotFoundError: a data set has not been prepared.
     """
-    outlook = look(root)
-    said = "" if yes else costs.refusal(outlook.cost, outlook.params.sweep.ask_above_hours)
-    if said:
-        print(said, file=sys.stderr)
-        return False
-    if not locks.held(root / locks.LOCK):
-        _note(root, outlook)
-    return True
-
-
-def look(root: Path) -> Outlook:
-    """Expand params.yaml and hold it against the store."""
-    params = load(root / "params.yaml")
-    plan = sweep.declared(root, params)
-    agenda = Agenda(plan, TrialStore(root / params.sweep.store))
-    concurrent = at_once(params.sweep)
+    plan = declared(root, params)
+    agenda = Agenda(plan, store)
     cost = costs.estimate(
         agenda,
-        cpus=params.sweep.cpus_per_trial,
-        gpus=params.sweep.gpus_per_trial,
-        concurrent=concurrent,
+        shares=params.shares(),
+        machines=Machines([machine.node()], params.sweep.concurrent),
         num_ids={name: _identities(PackInfo.load(root / "data" / name)) for name in params.datasets},
     )
-    return Outlook(params=params, plan=plan, agenda=agenda, cost=cost, concurrent=concurrent)
+    return Outlook(params=params, plan=plan, agenda=agenda, cost=cost)
 
 
-def at_once(sweep: Sweep) -> int:
-    """How many trials run at a time on this machine; at least one."""
-    import torch  # is asked for GPUs
+def declared(root: Path, params: Params) -> Plan:
+    """What params.yaml declares on the data in `root`.
 
-    fit = len(os.sched_getaffinity(0)) // sweep.cpus_per_trial
-    if sweep.gpus_per_trial:
-        fit = min(fit, int(torch.cuda.device_count() / sweep.gpus_per_trial))
-    return max(1, min(fit, sweep.concurrent or fit))
+    Raises:
+        ParamsError: they do not go together.
+        FileNotFoundError: a data set has not been prepared.
+    """
+    data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
+    digests = {name: {split: item.digest_for(split) for split in ("val", "test")} for name, item in data.items()}
+    plan = expand(params, experiments.load(params.experiments), digests)
+    _check_sizes(plan, {name: PackInfo.load(root / "data" / name) for name in params.datasets})
+    return plan
+
+
+def _check_sizes(plan: Plan, packed: Mapping[str, PackInfo]) -> None:
+    """Images of another size than was packed: an error where they would lose their shape, a warning where detail.
+
+    Raises:
+        ParamsError: one line for every data set and size that do not go together.
+    """
+    trials = plan.trials.values()
+    used = {(trial.spec["dataset"], trial.config.recipe.image_size) for trial in trials}
+    used |= {(trial.spec["scored_on"]["dataset"], trial.config.recipe.image_size) for trial in trials if trial.source}
+    used |= {(search.dataset, search.base.recipe.image_size) for search in plan.searches}
+    if problems := [fault for name, size in sorted(used) if (fault := packed[name].fault(size))]:
+        raise ParamsError(problems)
+    for warning in filter(None, (packed[name].warning(size) for name, size in sorted(used))):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def outline(outlook: Outlook) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def outline(outlook: Outlook) -> dict[str, Any]:
         "later": agenda.to_come(),
         "cells": outlook.plan.num_cells,
         "epochs": sum(trial.epochs for trial in unfinished),
-        "concurrent": outlook.concurrent,
+        "concurrent": outlook.cost.concurrent,
         "cost": asdict(outlook.cost),
     }
 
@@ -102,7 +111,7 @@ def describe(summary: dict[str, Any], outlook: Outlook) -> str:
         f"{summary['cells']} cell values{f' ({shared} shared)' if shared > 0 else ''}; {summary['done']} done, "
         f"{summary['to_run']} to run ({summary['epochs']} epochs), up to {summary['later']} more that searches ask for"
     )
-    lines = costs.describe(outlook.cost, concurrent=outlook.concurrent) if summary["to_run"] or summary["later"] else []
+    lines = costs.describe(outlook.cost) if summary["to_run"] or summary["later"] else []
     return "\n".join([first, *lines])
 
 
@@ -110,13 +119,13 @@ def _identities(info: PackInfo) -> int:
     return int(info.counts["train"]["identities"])
 
 
-def _note(root: Path, outlook: Outlook) -> None:
-    gpus = outlook.params.sweep.gpus_per_trial
+def note(root: Path, outlook: Outlook) -> None:
+    """Leave word of what a sweep declares, for `status`; whoever holds its lock does."""
+    agenda, shares = outlook.agenda, outlook.params.shares()
+    gpus = {key: agenda.share(trial, shares).all_gpus for key, trial in agenda.declared.items()}
     trials = {
-        trial.key: {"name": trial.name, "kind": census.kind(trial.spec, gpus=gpus), "epochs": trial.epochs}
-        for trial in outlook.agenda.declared.values()
+        key: {"name": trial.name, "kind": census.kind(trial.spec, gpus=gpus[key]), "epochs": trial.epochs}
+        for key, trial in agenda.declared.items()
     }
-    note = status.Note(
-        started=time.time(), params=status.fingerprint(root), later=outlook.agenda.to_come(), trials=trials
-    )
-    note.write(root)
+    word = status.Note(started=time.time(), params=status.fingerprint(root), later=agenda.to_come(), trials=trials)
+    word.write(root)

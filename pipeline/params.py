@@ -4,12 +4,14 @@ DVC reads the same file to see what a stage depends on, so a section has its sta
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
 from pipeline import experiments
+from pipeline.shares import Share, Shares
 from pipeline.strict import (
     Distinct,
     Name,
@@ -72,17 +74,30 @@ class Split(Section):
     seed: Annotated[int, Range(0)]
 
 
+class Part(Section):
+    """Those fields of a `Share` that are not as usual; None: as usual."""
+
+    cpus: Count | None = None
+    gpus: Annotated[float, Range(0.0)] | None = None
+    processes: Count | None = None
+
+    def of(self, usual: Share) -> Share:
+        """The usual share with these fields."""
+        return replace(usual, **self.model_dump(exclude_none=True))
+
+
 class Sweep(Section):
     """Where trials are remembered and what share of a machine and of time each gets; none of it moves a result.
 
+    `resources`: a trial's share; `resources_by_experiment`: what differs for those of an experiment.
     `trial_minutes`, for an attempt, and `silent_minutes`, between two of its epochs, are whole minutes or parts of one;
     None: no limit.
     `ask_above_hours`: a sweep that is estimated to take longer, one trial after the other, starts with `--yes` alone.
     """
 
     store: str
-    cpus_per_trial: Count
-    gpus_per_trial: Annotated[float, Range(0.0, 1.0)]
+    resources: Share
+    resources_by_experiment: dict[Name, Part]
     concurrent: Count | None
     checkpoint_epochs: Count
     trial_minutes: Minutes | None
@@ -103,12 +118,13 @@ class Profile(Section):
     """A scale to run at: dotted paths and the values that replace the methods' own; `scaled` says how.
 
     `overrides`: of `recipe.*`, for every method. `methods`: by method, of `recipe.*` and `model.*`. `datasets`: by data
-    set, of `recipe.*`.
+    set, of `recipe.*`. `resources`: what differs from `sweep.resources` at this scale.
     """
 
     overrides: dict[str, Any]
     methods: dict[Name, dict[str, Any]]
     datasets: dict[Name, dict[str, Any]]
+    resources: Part = Part()
 
 
 class Params(Section):
@@ -124,6 +140,20 @@ class Params(Section):
     tracking: Tracking
     profiles: dict[Name, Profile]
 
+    def shares(self) -> Shares:
+        """What the trials of the selected profile get."""
+        return shares(self.sweep, self.profiles[self.profile])
+
+
+def shares(sweep: Sweep, profile: Profile) -> Shares:
+    """What the trials of a profile get.
+
+    Raises:
+        ValueError: it does not go together.
+    """
+    usual = profile.resources.of(sweep.resources)
+    return Shares(usual, {name: part.of(usual) for name, part in sweep.resources_by_experiment.items()})
+
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
@@ -133,7 +163,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """
     params = validate(Params, read_yaml(path), where=path.name)
     found = [*_unknown_names(params), *_not_readable(params.prepare.by_dataset, "prepare.by_dataset")]
-    problems = [f"{path.name}: {problem}" for problem in [*found, *_bad_profiles(params)]]
+    problems = [f"{path.name}: {problem}" for problem in [*found, *_bad_profiles(params), *_bad_shares(params)]]
     if problems:
         raise ParamsError(problems)
     return params
@@ -146,6 +176,29 @@ def _unknown_names(params: Params) -> list[str]:
         ("experiments", params.experiments, experiments.names()),
     ]
     return [f"{key} {unknown(name, known)}" for key, wanted, known in chosen for name in wanted if name not in known]
+
+
+def _bad_shares(params: Params) -> Iterator[str]:
+    """Problems of the shares of every profile, the unselected ones too."""
+    own = params.sweep.resources_by_experiment
+    for name in sorted(own.keys() - set(experiments.names())):
+        close = nearest(name, experiments.names(), prefix="sweep.resources_by_experiment.")
+        yield f"sweep.resources_by_experiment.{name} is unknown{close or '; allowed: names of experiments'}"
+    for profile in params.profiles:
+        try:
+            usual = params.profiles[profile].resources.of(params.sweep.resources)
+        except ValueError as error:
+            yield f"profiles.{profile}.resources: {error}"
+        else:
+            yield from _misfits(own, usual, profile)
+
+
+def _misfits(own: Mapping[str, Part], usual: Share, profile: str) -> Iterator[str]:
+    for name, part in own.items():
+        try:
+            part.of(usual)
+        except ValueError as error:
+            yield f"sweep.resources_by_experiment.{name}: {error} (profile {profile})"
 
 
 def _not_readable(datasets: Iterable[str], where: str) -> Iterator[str]:

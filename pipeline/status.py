@@ -29,7 +29,7 @@ _DECLARING = ("profile", "profiles", "datasets", "experiments", "seeds")  # what
 _WATCH_SECONDS, _SHOWN, _LONGEST = 2.0, 8, 140
 _REMEDIES = {  # by the kind that a reason begins with
     "diverged": "the same again would diverge again: lower recipe.schedule.peak_lr for it, or leave it out",
-    "out of memory": "give it room: fewer trials at a time (sweep.concurrent, sweep.gpus_per_trial); then make retry",
+    "out of memory": "give it room: fewer trials at a time (sweep.concurrent, sweep.resources); then make retry",
     "timeout": "see where it hung, below; raise sweep.trial_minutes or sweep.silent_minutes; then make retry",
     "worker lost": "see whether the machine is well (dmesg, disk, memory); then make retry",
     "file or network error": "mend what the reason names; then make retry",

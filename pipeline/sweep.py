@@ -2,37 +2,43 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
 
-from pipeline import experiments, export, locks
+from pipeline import costs, export, locks, outline
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
+from pipeline.outline import Outlook
 from pipeline.params import Params, ParamsError, load
-from pipeline.plan import Plan, expand
 from pipeline.progress import Sight
+from pipeline.shares import Machines
 from pipeline.store import TrialStore
 from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
 from pipeline.tracking import Tracker
-from reid.data.dataset import ReidData
-from reid.data.pack import PackInfo
+from pipeline.trial import Terms
 
-UNFINISHED, LOCKED = 3, 4
+REFUSED, UNFINISHED, LOCKED = 2, 3, 4
 _UNFINISHED = "unfinished: nothing done is lost; the same command goes on from here"
 
 
-def run(root: Path) -> int:
-    """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended."""
-    params = load(root / "params.yaml")
+def run(root: Path, *, yes: bool) -> int:
+    """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended.
+
+    Args:
+        root: of the checkout.
+        yes: however long it takes.
+
+    Raises:
+        ParamsError: params.yaml, the data and this machine do not go together; nothing was started.
+    """
     try:
         with Interrupts(UNFINISHED) as interrupts:
-            plan = declared(root, params)
+            params = load(root / "params.yaml")
             store = TrialStore(root / params.sweep.store)
             with locks.alone_at(root, store):
-                return _run(root, params, plan, store, interrupts)
+                return _run(root, outline.look(root, params, store), interrupts, yes=yes)
     except filelock.Timeout as locked:
         print(
             f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
@@ -48,45 +54,20 @@ def run(root: Path) -> int:
         return UNFINISHED
 
 
-def declared(root: Path, params: Params) -> Plan:
-    """What params.yaml declares on the data in `root`.
-
-    Raises:
-        ParamsError: they do not go together.
-        FileNotFoundError: a data set has not been prepared.
-    """
-    data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
-    digests = {name: {split: item.digest_for(split) for split in ("val", "test")} for name, item in data.items()}
-    plan = expand(params, experiments.load(params.experiments), digests)
-    _check_sizes(plan, {name: PackInfo.load(root / "data" / name) for name in params.datasets})
-    return plan
-
-
-def _check_sizes(plan: Plan, packed: Mapping[str, PackInfo]) -> None:
-    """Images of another size than was packed: an error where they would lose their shape, a warning where detail.
-
-    Raises:
-        ParamsError: one line for every data set and size that do not go together.
-    """
-    trials = plan.trials.values()
-    used = {(trial.spec["dataset"], trial.config.recipe.image_size) for trial in trials}
-    used |= {(trial.spec["scored_on"]["dataset"], trial.config.recipe.image_size) for trial in trials if trial.source}
-    used |= {(search.dataset, search.base.recipe.image_size) for search in plan.searches}
-    if problems := [fault for name, size in sorted(used) if (fault := packed[name].fault(size))]:
-        raise ParamsError(problems)
-    for warning in filter(None, (packed[name].warning(size) for name, size in sorted(used))):
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def _run(root: Path, params: Params, plan: Plan, store: TrialStore, interrupts: Interrupts) -> int:
-    agenda = Agenda(plan, store)
+def _run(root: Path, outlook: Outlook, interrupts: Interrupts, *, yes: bool) -> int:
+    params, agenda = outlook.params, outlook.agenda
+    refusal = "" if yes else costs.refusal(outlook.cost, params.sweep.ask_above_hours)
+    if refusal:
+        print(refusal, file=sys.stderr)
+        return REFUSED
     _check(agenda)
+    outline.note(root, outlook)
     tracker = Tracker(params.tracking.uri, params.tracking.experiment, root)
-    with tracker.sweep(params.profile, store):
+    with tracker.sweep(params.profile, agenda.store):
         if not agenda.finished():
             _train(root, params, agenda, tracker, interrupts)
         tracker.sync(agenda.declared.values())
-    export.write(root / "results", params, plan, agenda, tracker)
+    export.write(root / "results", params, outlook.plan, agenda, tracker)
     return _verdict(agenda)
 
 
@@ -114,23 +95,30 @@ def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interru
     from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
 
     with execute.session():
-        limit = execute.slots(cpus=params.sweep.cpus_per_trial, gpus=params.sweep.gpus_per_trial)
-        resources = Resources(
+        terms = Terms(
             store=agenda.store.root,
             data=(root / "data").absolute(),
-            cpus=params.sweep.cpus_per_trial,
-            gpus=params.sweep.gpus_per_trial,
             state_epochs=params.sweep.checkpoint_epochs,
             trial_seconds=_seconds(params.sweep.trial_minutes),
             silent_seconds=_seconds(params.sweep.silent_minutes),
+        )
+        resources = Resources(
+            terms=terms,
+            shares=params.shares(),
+            machines=Machines(execute.nodes(), params.sweep.concurrent),
             max_failures=params.sweep.max_failures,
-            concurrent=min(limit, params.sweep.concurrent or limit),
         )
         try:
-            with Sight(agenda, resources.concurrent) as sight:
+            with Sight(agenda, _at_once(agenda, resources)) as sight:
                 execute.execute(agenda, resources, [sight, tracker], interrupts)
         except execute.UnwritableError as problem:
             print(f"nothing more could be written: {problem}; make room, then go on", file=sys.stderr)
+
+
+def _at_once(agenda: Agenda, resources: Resources) -> int:
+    """How many trials run at a time, of those that need least."""
+    shares = {agenda.share(trial, resources.shares) for trial in agenda.unfinished()}
+    return max(map(resources.machines.at_once, shares), default=1)
 
 
 def _seconds(minutes: float | None) -> float | None:

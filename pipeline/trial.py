@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import provenance
 from pipeline.keys import config_from_spec
+from pipeline.shares import Share
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
 from reid import checkpoint
@@ -22,21 +23,28 @@ _STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """Everything a worker needs to know: which trial, where things lie and what share of the machine it has.
+class Terms:
+    """What holds for every trial of a sweep: where things lie, how often states are written, how long it may take.
 
     `trial_seconds` and `silent_seconds` limit an attempt and the time between two of its epochs; None: no limit.
+    """
+
+    store: Path
+    data: Path
+    state_epochs: int
+    trial_seconds: float | None
+    silent_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment(Terms):
+    """Everything a worker needs to know: which trial, what share of the machine it has, and the sweep's terms.
+
     `keep_weights`: another trial will score the network.
     """
 
     key: str
-    store: Path
-    data: Path
-    cpus: int
-    gpus: float
-    state_epochs: int
-    trial_seconds: float | None
-    silent_seconds: float | None
+    share: Share
     keep_weights: bool = False
 
 
@@ -131,7 +139,7 @@ def _resumable(store: TrialStore, key: str, state: Path) -> dict[str, Any]:
 
 
 def _device(assignment: Assignment) -> str:
-    return "cuda" if assignment.gpus else "cpu"
+    return "cuda" if assignment.share.gpus else "cpu"
 
 
 @functools.lru_cache(maxsize=4)
@@ -141,7 +149,7 @@ def _dataset(folder: Path) -> ReidData:
 
 
 def record(
-    status: str, metrics: dict[str, float], *, epochs: int, seconds: float, share: Assignment, started: float
+    status: str, metrics: dict[str, float], *, epochs: int, seconds: float, share: Share, started: float
 ) -> dict[str, Any]:
     """A trial's `result.json`: what it found, what it cost and where it ran.
 
@@ -153,7 +161,13 @@ def record(
         share: the part of the machine it had.
         started: when its last attempt began, seconds since 1970.
     """
-    cost = {"seconds": seconds, "device": provenance.device(share.gpus), "cpus": share.cpus, "gpus": share.gpus}
+    cost = {
+        "seconds": seconds,
+        "device": provenance.device(share.gpus),
+        "cpus": share.all_cpus,
+        "gpus": share.all_gpus,
+        "processes": share.processes,
+    }
     return {
         "status": status,
         "metrics": metrics,
@@ -176,7 +190,7 @@ def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, star
         result.metrics,
         epochs=result.epochs,
         seconds=result.seconds,
-        share=assignment,
+        share=assignment.share,
         started=started,
     )
     store.finish(assignment.key, content, values)

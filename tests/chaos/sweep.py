@@ -8,8 +8,10 @@ from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan
 from pipeline.progress import Sight
+from pipeline.shares import Machines, Node, Share, Shares
 from pipeline.store import TrialStore
 from pipeline.supervision import InterruptedSweep, Interrupts
+from pipeline.trial import Assignment, Terms
 from tests.chaos import fake
 
 
@@ -27,17 +29,19 @@ def main(root: Path, count: int) -> int:
 
 
 def resources(root: Path) -> Resources:
+    """Trials of one core each, two at a time."""
     return Resources(
-        store=root,
-        data=root,
-        cpus=1,
-        gpus=0,
-        state_epochs=1,
-        trial_seconds=None,
-        silent_seconds=60,
+        terms=Terms(store=root, data=root, state_epochs=1, trial_seconds=None, silent_seconds=60),
+        shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
+        machines=Machines([Node(2, 0)], concurrent=2),
         max_failures=2,
-        concurrent=2,
     )
+
+
+def assignment(root: Path, key: str) -> Assignment:
+    """What a worker is told of one of these trials."""
+    usual = resources(root)
+    return Assignment(key=key, share=usual.shares.usual, **vars(usual.terms))
 
 
 if __name__ == "__main__":

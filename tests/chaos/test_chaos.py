@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ import numpy as np
 import pytest
 
 from pipeline.agenda import Agenda
-from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from tests.chaos import fake
+from tests.chaos.sweep import resources
 
 pytestmark = pytest.mark.slow
 
@@ -51,10 +52,10 @@ def run_here(trials: list[Trial], store: TrialStore) -> None:
     fake.write_acts(store.root, {}, seconds=0)
     code = (
         "import sys; from pathlib import Path; from pipeline.store import TrialStore; from tests.chaos import fake\n"
-        "from tests.chaos.sweep import resources\n"
+        "from tests.chaos.sweep import assignment\n"
         "store = TrialStore(Path(sys.argv[1]))\n"
         "for trial in fake.trials(int(sys.argv[2])):\n"
-        "    store.open(trial); fake.work(resources(store.root).assignment(trial.key), lambda metrics: None)\n"
+        "    store.open(trial); fake.work(assignment(store.root, trial.key), lambda metrics: None)\n"
     )
     subprocess.run([sys.executable, "-c", code, store.root, str(len(trials))], check=True, env=environment(), cwd=ROOT)
 
@@ -178,21 +179,16 @@ def sweep(ray_session: None, tmp_path: Path) -> Callable[..., tuple[Agenda, Tria
     cloudpickle.register_pickle_by_value(fake)  # a worker cannot import it
     store = TrialStore(tmp_path / "trials")
 
-    def run(trials: list[Trial], acts: dict[str, list[Act]], **changes: Any) -> tuple[Agenda, TrialStore]:
+    def run(
+        trials: list[Trial], acts: dict[str, list[Act]], *, silent_seconds: float = 30.0, max_failures: int = 2
+    ) -> tuple[Agenda, TrialStore]:
         fake.write_acts(store.root, acts)
         agenda = Agenda(Plan(experiments=(), trials={one.key: one for one in trials}, searches=()), store)
-        usual = {
-            "cpus": 1,
-            "gpus": 0,
-            "state_epochs": 1,
-            "trial_seconds": None,
-            "silent_seconds": 30.0,
-            "max_failures": 2,
-            "concurrent": 2,
-        }
+        usual = resources(store.root)
+        terms = replace(usual.terms, silent_seconds=silent_seconds)
         with Interrupts(exit_code=3) as interrupts:
-            resources = Resources(store=store.root, data=tmp_path, **(usual | changes))
-            execute.execute(agenda, resources, [], interrupts, fake.work)
+            asked = replace(usual, terms=terms, max_failures=max_failures)
+            execute.execute(agenda, asked, [], interrupts, fake.work)
         return agenda, store
 
     return run

@@ -12,7 +12,7 @@ import pytest
 from pipeline import trial
 from pipeline.store import TrialStore
 from tests.chaos import fake
-from tests.chaos.sweep import resources
+from tests.chaos.sweep import assignment
 
 OFFSETS = 50
 DONE_FILES = ("spec.json", "metrics.jsonl", "attempts.jsonl", "per_query.npz", "result.json", "DONE")
@@ -41,7 +41,7 @@ def attempt(store: TrialStore, key: str, *, dies_after: int = 0) -> None:
 
     store.open(FINISHED if key == FINISHED.key else RUNNING)
     with contextlib.suppress(KilledError):
-        fake.work(resources(store.root).assignment(key), publish)
+        fake.work(assignment(store.root, key), publish)
 
 
 @pytest.fixture(scope="module")

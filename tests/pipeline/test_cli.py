@@ -13,8 +13,8 @@ from tests.conftest import Project
 MISTAKES = {
     "unknown key": (("profile: demo", "profile: demo\nseed: 1"), r"seed is unknown.*did you mean seeds\?"),
     "wrong type": (
-        ("cpus_per_trial: 1", "cpus_per_trial: one"),
-        r"sweep\.cpus_per_trial is the text 'one'; allowed: a whole number",
+        ("    cpus: 1", "    cpus: one"),
+        r"sweep\.resources\.cpus is the text 'one'; allowed: a whole number",
     ),
     "unknown profile": (
         ("profile: demo", "profile: dmo"),
@@ -167,8 +167,7 @@ def test_a_long_sweep_asks_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever says yes gets to the sweep, which ends with 3 here."""
-    monkeypatch.setattr("pipeline.outline.consent", lambda root, yes: yes)
-    monkeypatch.setattr("pipeline.sweep.run", lambda root: 3)
+    monkeypatch.setattr("pipeline.sweep.run", lambda root, yes: 3 if yes else 2)
     monkeypatch.delenv("REID_YES", raising=False)
     if environment is not None:
         monkeypatch.setenv("REID_YES", environment)

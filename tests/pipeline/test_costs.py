@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import filelock
 import pytest
 import torch
 
-from pipeline import census, costs, experiments, locks, outline, status, sweep
+from pipeline import census, costs, experiments, locks, machine, outline, status, sweep
 from pipeline.agenda import Agenda
 from pipeline.costs import Estimate, estimate
 from pipeline.params import load
 from pipeline.plan import Plan, Trial, expand, scored
+from pipeline.shares import Machines, Node, Share, Shares
 from pipeline.store import TrialStore
 from pipeline.words import counted, duration, size
 from reid.checkpoint import save
@@ -39,8 +41,11 @@ def searching() -> Plan:
     return plan("bdb_block_height")
 
 
-def cost(some: Plan, root: Path, *, gpus: float = 0.0, concurrent: int = 2) -> Estimate:
-    return estimate(Agenda(some, TrialStore(root)), cpus=2, gpus=gpus, concurrent=concurrent, num_ids=NUM_IDS)
+def cost(some: Plan, root: Path, *, gpus: float = 0.0, concurrent: int = 2, **own: Share) -> Estimate:
+    """With two cores a trial, and other shares for some experiments."""
+    shares = Shares(Share(cpus=2, gpus=gpus, processes=1), own)
+    machines = Machines([Node(8, 2)], concurrent)
+    return estimate(Agenda(some, TrialStore(root)), shares=shares, machines=machines, num_ids=NUM_IDS)
 
 
 def finish(store: TrialStore, trial: Trial, seconds: float) -> None:
@@ -141,7 +146,7 @@ def test_a_sweep_that_is_longer_says_its_numbers(table: Plan, tmp_path: Path) ->
 def checkout(tmp_path: Path, table: Plan, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Parameters and a plan without data."""
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.setattr(sweep, "declared", lambda root, params: table)
+    monkeypatch.setattr(outline, "declared", lambda root, params: table)
     info = type("Info", (), {"counts": {"train": {"identities": 100}}})
     monkeypatch.setattr("pipeline.outline.PackInfo.load", lambda folder: info)
     return tmp_path
@@ -152,15 +157,22 @@ def limit(root: Path, hours: float) -> None:
     (root / "params.yaml").write_text(text.replace("ask_above_hours: 24", f"ask_above_hours: {hours}"))
 
 
-def test_consent_leaves_a_note_and_refusal_leaves_nothing(
-    checkout: Path, table: Plan, capsys: pytest.CaptureFixture[str]
-) -> None:
+def outlook(root: Path) -> outline.Outlook:
+    params = load(root / "params.yaml")
+    return outline.look(root, params, TrialStore(root / params.sweep.store))
+
+
+def test_a_refused_sweep_starts_nothing(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limit(checkout, 0.01)
-    before = sorted(checkout.rglob("*"))
-    assert not outline.consent(checkout, yes=False)
+    assert sweep.run(checkout, yes=False) == sweep.REFUSED
     assert "sweep.ask_above_hours is 0.01" in capsys.readouterr().err
-    assert sorted(checkout.rglob("*")) == before
-    assert outline.consent(checkout, yes=True)
+    assert status.read_note(checkout) is None
+    assert not status.read(checkout).owner
+    assert status.read(checkout).declared == 0
+
+
+def test_a_sweep_leaves_a_note_for_status(checkout: Path, table: Plan) -> None:
+    outline.note(checkout, outlook(checkout))
     note = status.read_note(checkout)
     assert note is not None
     assert {key: entry["name"] for key, entry in note.trials.items()} == {
@@ -170,18 +182,32 @@ def test_consent_leaves_a_note_and_refusal_leaves_nothing(
     assert not status.read(checkout).stale
 
 
-def test_a_running_sweep_keeps_its_note(checkout: Path) -> None:
-    assert outline.consent(checkout, yes=True)
+def test_beside_a_running_sweep_none_looks_and_its_note_stays(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outline.note(checkout, outlook(checkout))
     before = os.stat(checkout / status.NOTE).st_mtime_ns
+    monkeypatch.setattr(outline, "look", None)
     with filelock.FileLock(checkout / locks.LOCK):
-        assert outline.consent(checkout, yes=True)  # the sweep itself says who holds the lock
+        assert sweep.run(checkout, yes=True) == sweep.LOCKED
     assert os.stat(checkout / status.NOTE).st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_stop_while_it_looks_is_unfinished(
+    number: signal.Signals, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(outline, "look", look)
+    assert sweep.run(checkout, yes=False) == sweep.UNFINISHED
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert not status.read(checkout).owner
 
 
 def test_plan_for_people_and_for_machines(
     checkout: Path, table: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outline, "at_once", lambda sweep: 2)
+    monkeypatch.setattr(machine, "node", lambda: Node(2, 0))
     store = TrialStore(checkout / "results" / "trials")
     trial = next(one for one in table.trials.values() if one.config.method == "bdb")
     finish(store, trial, 40.0)
@@ -193,24 +219,40 @@ def test_plan_for_people_and_for_machines(
     outline.run(checkout, as_json=False)
     said = capsys.readouterr().out
     assert f"{len(table.trials)} trials for" in said
-    assert "with 2 at a time" in said
+    assert "with up to 2 at a time" in said
     for kind, number in summary["cost"]["unmeasured"].items():
         assert f"time unknown, never measured here: {number:,} x {kind}" in said
     assert "disk: " in said
 
 
-def test_slots_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = load(ROOT / "params.yaml").sweep
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+def test_trials_of_several_shares_are_summed_by_what_each_gets(searching: Plan, table: Plan, tmp_path: Path) -> None:
+    """Oracle: the estimates of the two alone."""
+    (experiment,) = (found.name for found, _ in table.experiments)
+    both = replace(table, searches=searching.searches)
+    own = {experiment: Share(cpus=1, gpus=1, processes=2)}
+    first, second = cost(table, tmp_path, **own), cost(replace(searching, trials={}), tmp_path)
+    found = cost(both, tmp_path, **own)
+    assert (first.cpu_hours, first.gpu_hours) == pytest.approx((2 * first.ask_hours, 2 * first.ask_hours))
+    assert (second.cpu_hours, second.gpu_hours) == pytest.approx((2 * second.ask_hours, 0))
+    assert found.cpu_hours == pytest.approx(first.cpu_hours + second.cpu_hours)
+    assert found.gpu_hours == pytest.approx(first.gpu_hours)
+    assert (first.concurrent, second.concurrent, found.concurrent) == (1, 2, 2)
+    assert {kind.rpartition(", ")[2] for kind in found.unmeasured} == {"2 GPUs", "CPU"}
+
+
+def test_the_wall_time_counts_those_that_run_side_by_side(table: Plan, tmp_path: Path) -> None:
+    for trial in list(table.trials.values())[::2]:
+        finish(TrialStore(tmp_path), trial, 40.0)
+    for concurrent in (1, 2, 4):
+        found = cost(table, tmp_path, concurrent=concurrent)
+        assert found.hours > 0
+        assert found.wall_hours == pytest.approx(found.hours / concurrent)
+
+
+def test_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for changes, expected in (
-        ({}, 8),
-        ({"cpus_per_trial": 3}, 2),
-        ({"concurrent": 5}, 5),
-        ({"gpus_per_trial": 0.5}, 4),
-        ({"cpus_per_trial": 9}, 1),
-    ):
-        assert outline.at_once(section.model_copy(update=changes)) == expected
+    assert machine.node() == Node(8, 2)
 
 
 @pytest.mark.parametrize(

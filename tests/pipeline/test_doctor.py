@@ -26,6 +26,7 @@ from pipeline.checkup import Checkup
 from pipeline.doctor import Finding
 from pipeline.locks import alone
 from pipeline.params import load
+from pipeline.shares import Node
 from pipeline.store import TrialStore
 from reid.data.manifest import Record
 from reid.data.readers import reader, readers
@@ -335,7 +336,7 @@ def test_a_slow_disk_does_not_hold_up_the_rest(root: Path, monkeypatch: pytest.M
     looked = survey.checkup()
     assert time.monotonic() - started < 4
     assert looked.datasets["market1501"].raw.state == "late"
-    (finding,) = [one for one in doctor.diagnose(looked, survey.prepare, survey.sweep) if "not read" in one.problem]
+    (finding,) = [one for one in doctor.diagnose(looked, survey.prepare, survey.shares) if "not read" in one.problem]
     assert not finding.stops
     assert "not read in time" in shown(looked, {})
 
@@ -563,10 +564,11 @@ def test_what_is_installed_here_is_found() -> None:
 
 
 def test_gpus_are_named_and_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit(root, "gpus_per_trial: 0 ", "gpus_per_trial: 0.5 ")
+    edit(root, "    gpus: 0 ", "    gpus: 0.5 ")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     _, findings = found(root)
-    assert only(findings).problem == "sweep.gpus_per_trial is 0.5, but torch sees no GPU"
+    assert "the trials ask for cpus: 1, gpus: 0.5, but here is" in only(findings).problem
+    assert "see why torch sees no GPU: nvidia-smi" in only(findings).fix
     gpu = SimpleNamespace(name="Fast 9000", total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -590,10 +592,10 @@ def test_what_torch_says_of_a_broken_driver_is_passed_on(root: Path, monkeypatch
 
 
 def test_a_share_larger_than_the_machine(root: Path) -> None:
-    edit(root, "cpus_per_trial: 1", "cpus_per_trial: 4096")
+    edit(root, "    cpus: 1", "    cpus: 4096")
     looked, findings = found(root)
     cores = looked.environment.cores
-    assert only(findings).problem == f"sweep.cpus_per_trial is 4096, but this process may use {cores} cores"
+    assert only(findings).problem == f"the trials ask for cpus: 4096, gpus: 0, but here is {Node(cores, 0)}"
     assert only(findings).stops
 
 

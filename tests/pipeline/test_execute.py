@@ -10,8 +10,10 @@ import pytest
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial, make_trial, scored
+from pipeline.shares import Machines, Share, Shares
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
+from pipeline.trial import Terms
 from reid import methods
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, TrialConfig
 from reid.data import synthetic
@@ -47,6 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SHARE = Share(cpus=1, gpus=0.0, processes=1)
 DIGESTS = {"test": "t", "val": "v"}
 
 
@@ -87,15 +90,12 @@ def run(
     plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
     agenda, notes = Agenda(plan, store), Notes()
     resources = Resources(
-        store=store.root,
-        data=data,
-        cpus=1,
-        gpus=0,
-        state_epochs=1,
-        trial_seconds=trial_seconds,
-        silent_seconds=silent_seconds,
+        terms=Terms(
+            store=store.root, data=data, state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
+        ),
+        shares=Shares(SHARE, {}),
+        machines=Machines(execute.nodes(), concurrent),
         max_failures=max_failures,
-        concurrent=concurrent,
     )
     with Interrupts(exit_code=3) as interrupts:
         execute.execute(agenda, resources, [notes], interrupts, work or execute.run)
@@ -222,8 +222,7 @@ def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
         key=item.key,
         store=store.root,
         data=data,
-        cpus=1,
-        gpus=0,
+        share=SHARE,
         state_epochs=1,
         trial_seconds=None,
         silent_seconds=None,

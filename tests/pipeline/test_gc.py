@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import pytest
 
-from pipeline import experiments, gc, keys, sweep
+from pipeline import experiments, gc, keys, outline
 from pipeline.params import load
 from pipeline.plan import Plan, Trial, expand, make_trial, scored
 from pipeline.store import TrialStore
@@ -33,7 +33,7 @@ def plan() -> Plan:
 @pytest.fixture
 def checkout(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.setattr(sweep, "declared", lambda root, params: plan)
+    monkeypatch.setattr(outline, "declared", lambda root, params: plan)
     monkeypatch.setattr(
         "pipeline.gc.ReidData.load",
         lambda folder: type("Data", (), {"digest_for": lambda self, split: DIGESTS[split]})(),

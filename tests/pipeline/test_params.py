@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.params import Packing, Params, ParamsError, load
+from pipeline.shares import Share, Shares
 from pipeline.strict import Section
 from reid.data.readers import readers
 from reid.data.synthetic import SyntheticConfig
@@ -39,8 +40,11 @@ split:
   seed: 0
 sweep:
   store: results/trials
-  cpus_per_trial: 1
-  gpus_per_trial: 0
+  resources:
+    cpus: 1
+    gpus: 0
+    processes: 1
+  resources_by_experiment: {}
   concurrent: null
   checkpoint_epochs: 5
   trial_minutes: null
@@ -93,7 +97,7 @@ def test_a_right_file_is_read_as_it_is(tmp_path: Path) -> None:
     assert (params.profile, params.datasets, params.seeds) == ("demo", ("synthetic",), (0, 1, 2))
     assert params.prepare.image_size == (384, 128)
     assert params.prepare.synthetic == SyntheticConfig(cameras=6)
-    assert params.sweep.gpus_per_trial == 0.0
+    assert params.shares() == Shares(Share(cpus=1, gpus=0.0, processes=1), {})
     assert params.profiles["demo"].overrides["recipe.schedule.epochs"] == 30
     assert params.profiles["demo"].methods == {"bdb": {"recipe.schedule.peak_lr": 0.01, "model.rh": 0.5}}
 
@@ -177,9 +181,9 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "params.yaml: prepare.synthetic.camera is unknown; did you mean prepare.synthetic.cameras?",
     ),
     "missing key": (
-        "  cpus_per_trial: 1\n",
+        "    cpus: 1\n",
         "",
-        "params.yaml: sweep.cpus_per_trial is missing; allowed: a whole number, 1 or more",
+        "params.yaml: sweep.resources.cpus is missing; allowed: a whole number, 1 or more",
     ),
     "a number as text": (
         "  val_fraction: 0.2",
@@ -187,14 +191,14 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "params.yaml: split.val_fraction is the text '0.2'; allowed: a number, 0.01 to 0.9; take the quotes off",
     ),
     "text for a number": (
-        "  cpus_per_trial: 1",
-        "  cpus_per_trial: one",
-        "params.yaml: sweep.cpus_per_trial is the text 'one'; allowed: a whole number, 1 or more",
+        "    cpus: 1",
+        "    cpus: one",
+        "params.yaml: sweep.resources.cpus is the text 'one'; allowed: a whole number, 1 or more",
     ),
     "a fraction for a whole number": (
-        "  cpus_per_trial: 1",
-        "  cpus_per_trial: 1.5",
-        "params.yaml: sweep.cpus_per_trial is 1.5; allowed: a whole number, 1 or more",
+        "    cpus: 1",
+        "    cpus: 1.5",
+        "params.yaml: sweep.resources.cpus is 1.5; allowed: a whole number, 1 or more",
     ),
     "a switch for a number": (
         "  max_failures: 2",
@@ -222,9 +226,9 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "params.yaml: split.val_fraction is NaN; allowed: a number, 0.01 to 0.9",
     ),
     "an empty value": (
-        "  cpus_per_trial: 1",
-        "  cpus_per_trial:",
-        "params.yaml: sweep.cpus_per_trial is null; allowed: a whole number, 1 or more",
+        "    cpus: 1",
+        "    cpus:",
+        "params.yaml: sweep.resources.cpus is null; allowed: a whole number, 1 or more",
     ),
     "optional number": (
         "  concurrent: null",
@@ -359,7 +363,7 @@ def test_an_unknown_experiment_is_answered_with_the_nearest(tmp_path: Path) -> N
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    told = problems(tmp_path, ("  cpus_per_trial: 1", "  cpus_per_trial: 0"), ("  seed: 0\nsweep", "  seed: -1\nsweep"))
+    told = problems(tmp_path, ("    cpus: 1", "    cpus: 0"), ("  seed: 0\nsweep", "  seed: -1\nsweep"))
     assert len(told) == 2
 
 

@@ -17,6 +17,7 @@ from pipeline.keys import config_from_spec
 from pipeline.params import Params, Profile, load
 from pipeline.plan import Plan, expand, make_trial, resolve
 from pipeline.search import propose
+from pipeline.shares import Share
 from pipeline.strict import ParamsError
 from reid import methods
 from reid.config import Settings, TrialConfig, flatten, to_dict
@@ -220,7 +221,7 @@ def test_a_seed_a_row_or_a_data_set_more_leaves_the_other_trials_as_they_are() -
     assert before < set(expanded(BDB, seeds=(0, 1, 2, 3)).trials)
     assert before < set(expanded(BDB, {"method": "baseline"}).trials)
     assert before < set(expanded(BDB, datasets=("synthetic", "market1501")).trials)
-    sweep = PARAMS.sweep.model_copy(update={"cpus_per_trial": 8, "gpus_per_trial": 0.5, "store": "elsewhere"})
+    sweep = PARAMS.sweep.model_copy(update={"resources": Share(cpus=8, gpus=0.5, processes=1), "store": "elsewhere"})
     assert before == set(expanded(BDB, sweep=sweep).trials)
 
 

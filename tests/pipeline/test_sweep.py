@@ -6,16 +6,20 @@ from pathlib import Path
 import filelock
 import pytest
 
-from pipeline import experiments, locks, sweep
+from pipeline import experiments, locks, outline, sweep
 from pipeline.agenda import Agenda
 from pipeline.params import load
-from pipeline.plan import Plan, expand
+from pipeline.plan import Plan, Trial, expand
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from reid.data.decode import Fit
 from reid.data.pack import PackInfo
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def anything(trial: Trial) -> bool:
+    return True
 
 
 def comparison(store: Path) -> Agenda:
@@ -51,18 +55,18 @@ def test_images_that_would_lose_their_shape_are_refused_and_enlarged_ones_named(
     data = {name: {"val": "v", "test": "t"} for name in params.datasets}
     plan = expand(params, experiments.load(("comparison",)), data)
     small = packed("market1501", (64, 32), "stretch")
-    sweep._check_sizes(plan, {"cub200": packed("cub200", (256, 256), "pad"), "market1501": small})
+    outline._check_sizes(plan, {"cub200": packed("cub200", (256, 256), "pad"), "market1501": small})
     (warning,) = capsys.readouterr().err.splitlines()
     assert "the images of market1501 are packed at 64 x 32: they are enlarged" in warning
     with pytest.raises(ParamsError, match=r"image_size is 128 x 128, and the images of cub200 are padded to 256 x 128"):
-        sweep._check_sizes(plan, {"cub200": packed("cub200", (256, 128), "pad"), "market1501": small})
+        outline._check_sizes(plan, {"cub200": packed("cub200", (256, 128), "pad"), "market1501": small})
 
 
 def test_the_count_at_the_end_is_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trials = list(comparison(tmp_path).declared.values())[:5]
     plan = Plan(experiments=(), trials={trial.key: trial for trial in trials}, searches=())
     agenda = Agenda(plan, TrialStore(tmp_path))
-    done, harmed, *failed, _ = (agenda.next() for _ in trials)
+    done, harmed, *failed, _ = (agenda.next(anything) for _ in trials)
     for trial in (done, harmed, *failed):
         assert trial is not None
         agenda.store.open(trial)
