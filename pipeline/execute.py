@@ -32,7 +32,7 @@ from ray.tune.search import Searcher
 from pipeline.agenda import Agenda
 from pipeline.desk import Desk, Listener, Resources
 from pipeline.shares import Node
-from pipeline.supervision import Cause, Interrupts, claim, mourned
+from pipeline.supervision import Cause, Interrupts, LostWorkersError, claim, mourned
 from pipeline.trial import Assignment, failure, run
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray: images are memory-mapped, results are files
@@ -121,10 +121,11 @@ def nodes() -> list[Node]:
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Ray sets aside for a trial."""
+    """What Ray sets aside for a trial in Tune's worker; where that only waits for other processes, next to nothing."""
     share = config["assignment"].share
-    bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
-    return tune.PlacementGroupFactory([bundle] * share.processes)
+    if share.processes > 1:
+        return tune.PlacementGroupFactory([{"memory": 1.0}])  # a byte, because nothing at all is refused
+    return tune.PlacementGroupFactory([{"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})])
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
@@ -132,10 +133,17 @@ def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
 
     def attempt(config: dict[str, Any]) -> None:
         assignment: Assignment = config["assignment"]
-        claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
-        tune.report({"ready": True})
         try:
+            if assignment.share.processes > 1:
+                from pipeline import multiprocess  # slow to import, and needed for few trials
+
+                multiprocess.run(assignment)
+                return
+            claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
+            tune.report({"ready": True})
             work(assignment, lambda metrics: tune.report(dict(metrics)))
+        except LostWorkersError:
+            raise  # the desk finds out why
         except Exception as error:
             found = failure(error)
             tune.report({"failure": dataclasses.asdict(found)})

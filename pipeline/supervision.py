@@ -70,6 +70,18 @@ class Failure:
     detail: str = ""
 
 
+class FailedError(Exception):
+    """An attempt has failed in another process, where it was found out why; made of the fields of its `failure`."""
+
+    def __init__(self, cause: Cause, reason: str, detail: str) -> None:
+        super().__init__(cause, reason, detail)  # all that travels between processes
+        self.failure = Failure(cause=cause, reason=reason, detail=detail)
+
+
+class LostWorkersError(Exception):
+    """Of the processes of a trial one has died without a word."""
+
+
 def tries_again(cause: Cause, earlier: Sequence[Cause], max_failures: int) -> bool:
     """Whether a trial is attempted once more in this sweep.
 
@@ -92,11 +104,14 @@ def cause_of(error: Exception) -> Cause:
     """The cause that an exception of a trial stands for."""
     import torch  # slow to import, and there already where a trial has failed
 
+    from reid.distributed import LostProcessError
     from reid.train import DivergedError
 
     match error:
         case DivergedError():
             return Cause.DIVERGED
+        case LostProcessError():
+            return Cause.LOST
         case torch.OutOfMemoryError() | MemoryError():
             return Cause.MEMORY
         case RuntimeError() if "can't allocate memory" in str(error):  # how torch says it of a CPU

@@ -13,7 +13,7 @@ from pipeline import provenance
 from pipeline.keys import config_from_spec
 from pipeline.shares import Share
 from pipeline.store import TrialStore
-from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
+from pipeline.supervision import Cause, FailedError, Failure, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
@@ -80,8 +80,23 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         (folder / _STATE).unlink(missing_ok=True)
 
 
+def train_along(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
+    """Train a trial as one of several processes, but not the first of them, which does what `run` says."""
+    spec = TrialStore(assignment.store).spec(assignment.key)
+    state = TrialStore(assignment.store).folder(assignment.key) / _STATE
+    train(
+        config_from_spec(spec),
+        _dataset(assignment.data / spec["dataset"]),
+        publish,
+        device=_device(assignment),
+        state=state,
+    )
+
+
 def failure(error: Exception) -> Failure:
     """What an exception of `run` means for the trial."""
+    if isinstance(error, FailedError):
+        return error.failure
     cause = Cause.NETWORK_DAMAGED if isinstance(error, DamagedNetworkError) else cause_of(error)
     name = type(error).__name__ if cause is Cause.ERROR else str(cause)
     text = " ".join(str(error).split())

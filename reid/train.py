@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid import checkpoint, methods
+from reid import checkpoint, distributed, methods
 from reid.config import Optimiser, Recipe, TrialConfig, to_dict
 from reid.data.augment import augment, to_float
 from reid.data.dataset import ReidData
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import Embeddings, RetrievalResult, evaluate
 from reid.methods.base import OWN, Method
+from reid.parts.grouped_norm import synchronise_batch_norms
 from reid.parts.power_pooling import PowerPooling
 from reid.schedules import learning_rate
 
@@ -76,31 +77,35 @@ def train(
     """Train and score one trial.
 
     The result depends on `config` and `data` alone: the same seed on the same machine gives the same bits, whether or
-    not the run was interrupted and resumed from `state` in between.
+    not the run was interrupted and resumed from `state` in between. In a process group (torch's default one) the
+    processes share every batch: the same numbers apart from rounding, see `reid.distributed`. All of them call this,
+    report and return the result; the first alone writes files, and its `state` is everyone's.
 
     Args:
         config: the resolved trial.
         data: the prepared data set.
         report: called after every epoch with its number, losses, learning rate and, in a trial that is scored on
             held-out identities, the validation metrics. It may raise to stop the trial.
-        device: a torch device; a trial uses one.
+        device: a torch device; a process uses one.
         state: file that holds the resumable state; written every `state_epochs` epochs, read when it exists.
         state_epochs: epochs between two writes of `state`.
         weights: file to write the trained network to, for `score`; None keeps no network.
 
     Raises:
         DivergedError: a loss was not finite; the message names the epoch.
-        ValueError: the data set has too few identities for the batches asked for.
+        ValueError: the data set has too few identities for the batches asked for, or processes cannot share them.
+        LostProcessError: another process of the group has failed or died.
     """
-    with _deterministic(device):
+    first = distributed.rank() == 0
+    with _deterministic(device), distributed.in_company():
         trial = _Trial(config, data, device)
-        if state is not None and state.exists():
+        if state is not None:
             trial.load(state)
         for epoch in range(trial.epoch + 1, config.recipe.schedule.epochs + 1):
             report(trial.run_epoch(epoch))
-            if state is not None and epoch % state_epochs == 0:
+            if state is not None and epoch % state_epochs == 0 and first:
                 trial.save(state)
-        if weights is not None:
+        if weights is not None and first:
             checkpoint.save(weights, trial.method.state_dict(), {"num_ids": trial.training.num_ids})
         return trial.result()
 
@@ -132,10 +137,15 @@ class _Trial:
 
     def __init__(self, config: TrialConfig, data: ReidData, device: str) -> None:
         self.config, self.recipe, self.data, self.device = config, config.recipe, data, torch.device(device)
+        sampler = self.recipe.sampler
+        distributed.check_batch(identities=sampler.identities, images=sampler.images, processes=distributed.size())
         self.training = data.training(config.evaluate_on)
         self.pixels = Pixels(data.images, self.training.rows, self.device)
         torch.manual_seed(_stream(config.seed, 0))  # initialisation, and whatever the method's layers draw
         self.method = build_method(config, self.training.num_ids).to(self.device).to(memory_format=torch.channels_last)
+        if distributed.size() > 1:
+            synchronise_batch_norms(self.method)
+        self.losses = distributed.replicate(self.method)
         self.optimiser = make_optimiser(self.method, self.recipe.optimiser)
         self.sampling = torch.Generator().manual_seed(_stream(config.seed, 1))
         self.augmenting = torch.Generator(self.device).manual_seed(_stream(config.seed, 2))
@@ -169,7 +179,7 @@ class _Trial:
         self.method.train()
         totals: dict[str, Tensor] = {}
         batches = sampler.epoch()
-        for batch in batches:
+        for batch in map(distributed.mine, batches):
             losses = self._step(self.pixels[batch], labels[batch.to(self.device)])
             totals = {name: totals[name] + loss if totals else loss for name, loss in losses.items()}
         return {name: float(total) / len(batches) for name, total in totals.items()}
@@ -179,7 +189,7 @@ class _Trial:
         with autocast(self.recipe, self.device):
             with torch.no_grad():
                 probes = self.method.probes(images, labels)
-            losses = self.method(images, labels)
+            losses = self.losses(images, labels)
         loss = total_loss(losses)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -200,7 +210,12 @@ class _Trial:
         checkpoint.save(path, tensors, {"epoch": self.epoch, "seconds": self.seconds, "optimiser": groups})
 
     def load(self, path: Path) -> None:
-        tensors, values = checkpoint.load(path)
+        """Go on from the state that the first process finds, if it does."""
+        first = distributed.rank() == 0
+        found = distributed.from_first(checkpoint.load(path) if first and path.exists() else None, self.device)
+        if found is None:
+            return
+        tensors, values = found
         self.method.load_state_dict(checkpoint.under("method.", tensors))
         checkpoint.unpack_optimiser(self.optimiser, checkpoint.under("optimiser.", tensors), values["optimiser"])
         states = checkpoint.under("rng.", tensors)
@@ -300,20 +315,20 @@ def _embeddings(method: Method, data: ReidData, rows: NDArray[np.int64], recipe:
 def embed(method: Method, images: NDArray[np.uint8], rows: NDArray[np.int64], *, recipe: Recipe) -> dict[str, Tensor]:
     """All embeddings of some rows, float32 [n, D] on the method's device, by their names.
 
-    With `protocol.flip`, each is the mean over image and mirror.
+    With `protocol.flip`, each is the mean over image and mirror. Of several processes, each embeds every n-th batch.
     """
     method.eval()
     device = next(method.parameters()).device
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(rows), _SCORING_BATCH):
-        pixels = torch.from_numpy(images[rows[start : start + _SCORING_BATCH]]).to(device)
+    for own in distributed.in_turn(rows, _SCORING_BATCH):
+        pixels = torch.from_numpy(images[own]).to(device)
         batch = to_float(pixels, recipe.image_size)
         views = [batch, batch.flip(3)] if recipe.protocol.flip else [batch]
         with autocast(recipe, device):
             found = [method.embeddings(view) for view in views]
         for name in found[0]:
             parts.setdefault(name, []).append(torch.stack([view[name].float() for view in found]).mean(0))
-    return {name: torch.cat(features) for name, features in parts.items()}
+    return {name: distributed.from_turns(features)[: len(rows)] for name, features in parts.items()}
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

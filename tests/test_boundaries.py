@@ -27,10 +27,11 @@ LAYERS = {  # a file may import from its own layer and from those named after it
     "reid/schedules.py": {"config"},
     "reid/checkpoint.py": set(),
     "reid/losses.py": {"config"},
+    "reid/distributed.py": set(),
     "reid/evaluation": {"evaluation", "config"},
-    "reid/parts": {"parts", "config"},
-    "reid/data": {"data", "config"},
-    "reid/methods": {"methods", "parts", "losses", "config"},
+    "reid/parts": {"parts", "config", "distributed"},
+    "reid/data": {"data", "config", "distributed"},
+    "reid/methods": {"methods", "parts", "losses", "config", "distributed"},
 }
 STAGES = {"prepare", "split", "sweep", "report"}
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reid.config import IMAGENET_MEAN, IMAGENET_STD, Augment
+from reid.distributed import batch_size, mine
 
 _CACHED_PIXELS = 2**18
 _ATTEMPTS = 100
@@ -63,7 +64,8 @@ def augment(pixels: Tensor, size: tuple[int, int], settings: Augment, generator:
     if settings.cutout > 0 and settings.cutout_at == "inside" and settings.cutout_size > min(wanted):
         limit = f"at most {min(wanted)} fits into an image of {wanted[0]} x {wanted[1]}"
         raise ValueError(f"recipe.augment.cutout_size is {settings.cutout_size}, {limit}")
-    noise = torch.rand(len(pixels), sum(_DRAWS), generator=generator, device=generator.device).to(pixels.device)
+    drawn = torch.rand(batch_size(len(pixels)), sum(_DRAWS), generator=generator, device=generator.device)
+    noise = mine(drawn).to(pixels.device)
     images = torch.empty(len(pixels), *wanted, 3, device=pixels.device)
     for part in _parts(images):
         _augment_into(images[part], pixels[part], size, settings=settings, noise=noise[part])

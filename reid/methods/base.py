@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from reid.distributed import whole
 from reid.losses import MetricLoss, cross_entropy
 from reid.parts.heads import BranchOutput
 
@@ -40,11 +41,12 @@ class Method(nn.Module):
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar losses whose sum is minimised: `id/<branch>` and, with a metric loss, `triplet/<branch>`."""
-        losses = {}
+        losses, identities = {}, whole(labels)
         for name, output in self.branches(images, labels).items():
-            losses[f"id/{name}"] = cross_entropy(output.logits, labels, label_smoothing=self.label_smoothing)
+            logits = whole(output.logits)
+            losses[f"id/{name}"] = cross_entropy(logits, identities, label_smoothing=self.label_smoothing)
             if self.metric_loss is not None:
-                losses[f"triplet/{name}"] = self.metric_loss(output.feature, labels)
+                losses[f"triplet/{name}"] = self.metric_loss(whole(output.feature), identities)
         return losses
 
     def probes(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -52,7 +54,7 @@ class Method(nn.Module):
         return {}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The losses; wrappers for several devices hook in here."""
+        """The losses; torch's wrapper for several processes hooks in here."""
         return self.losses(images, labels)
 
     def embed(self, images: Tensor) -> Tensor:

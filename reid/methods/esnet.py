@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from torch import Tensor
 
 from reid.config import Fraction, Protocol, Range, Recipe, Sampler, Schedule, Settings
+from reid.distributed import whole
 from reid.losses import cross_entropy, metric_loss, weighted_triplet
 from reid.methods.base import BranchOutput, Method
 from reid.parts.backbone import build_trunk
@@ -142,8 +143,10 @@ class Network(Method):
 
     def probes(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """With `probe_erased`, `probe/id/<branch>`: its loss when all images lose what CG-RAM finds salient to it."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, own in self.own.items() if self.probe_erased else ():
-            logits = self.erasing.without_salient(images, labels, branch=own, shared=self.shared).logits
-            losses[f"probe/id/{name}"] = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            output = self.erasing.without_salient(images, labels, branch=own, shared=self.shared)
+            losses[f"probe/id/{name}"] = cross_entropy(
+                whole(output.logits), whole(labels), label_smoothing=self.label_smoothing
+            )
         return losses

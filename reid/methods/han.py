@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.config import Augment, Count, Fraction, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
+from reid.distributed import whole
 from reid.losses import cross_entropy, metric_loss
 from reid.methods.base import OWN, BranchOutput, Method
 from reid.parts.backbone import STAGES, Layout, build_trunk
@@ -137,12 +138,14 @@ class Network(Method):
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`id/parts`, the mean over all parts, and `triplet/levels` or `triplet/parts`, the mean over the groups."""
         parts, groups = self._parts(images), self.config.triplet_groups
-        logits, count = parts.logits.flatten(0, 1), parts.logits.shape[1]
-        repeated = labels.repeat_interleave(count)
-        losses = {"id/parts": cross_entropy(logits, repeated, label_smoothing=self.label_smoothing)}
+        logits, identities = whole(parts.logits), whole(labels)
+        count = logits.shape[1]
+        repeated = identities.repeat_interleave(count)
+        losses = {"id/parts": cross_entropy(logits.flatten(0, 1), repeated, label_smoothing=self.label_smoothing)}
         if self.metric_loss is not None:
             sizes = list(range(1, self.config.stripes + 1)) if groups == "levels" else [1] * count
-            triplets = [self.metric_loss(group.flatten(1), labels) for group in torch.split(parts.feature, sizes, 1)]
+            levels = torch.split(whole(parts.feature), sizes, 1)
+            triplets = [self.metric_loss(level.flatten(1), identities) for level in levels]
             losses[f"triplet/{groups}"] = torch.stack(triplets).mean()
         return losses
 

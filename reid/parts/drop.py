@@ -14,9 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid.distributed import batch_size, mine, size
 from reid.parts.choices import choose
 
 Gamma = Literal["drop_prob", "seed_rate"]
+
+
+class Dropout(nn.Module):
+    """Torch's dropout; of several processes, each has its rows of the mask for the whole batch.
+
+    Args:
+        p: the share that is dropped; what is kept is scaled up.
+        channels: whether all of a channel [H, W] of an image is dropped at once, or every value on its own.
+    """
+
+    def __init__(self, p: float, *, channels: bool = False) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Drop in training from [B, ...], maps where channels are dropped."""
+        drop = F.dropout2d if self.channels else F.dropout
+        if size() == 1 or not self.training:
+            return drop(inputs, self.p, self.training)
+        alike = torch.ones_like(inputs[:, :, :1, :1] if self.channels else inputs)
+        return inputs * mine(drop(torch.cat([alike] * size()), self.p))  # laid out in memory as the inputs are
 
 
 class BatchDropBlock(nn.Module):
@@ -44,7 +66,7 @@ class BatchDropBlock(nn.Module):
         """
         if not self.training:
             return maps
-        batch, _, height, width = maps.shape
+        batch, (height, width) = batch_size(len(maps)), maps.shape[2:]
         rows, columns = round(self.height_ratio * height), round(self.width_ratio * width)
         if (rows, columns) == (height, width):
             raise ValueError(
@@ -55,7 +77,7 @@ class BatchDropBlock(nn.Module):
         inside_rows = _random_spans(groups, size=height, length=rows, device=maps.device)
         inside_columns = _random_spans(groups, size=width, length=columns, device=maps.device)
         erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # [groups, 1, H, W]
-        return maps.masked_fill(erased.repeat_interleave(-(-batch // groups), 0)[:batch], 0)
+        return maps.masked_fill(mine(erased.repeat_interleave(-(-batch // groups), 0)[:batch]), 0)
 
 
 def _random_spans(count: int, *, size: int, length: int, device: torch.device) -> Tensor:
@@ -107,11 +129,11 @@ class DropBlock(nn.Module):
             return maps
         kept = self.kept(maps)
         scale = kept.numel() / kept.sum().clamp(min=1)
-        return maps * (kept * scale).to(maps.dtype)
+        return maps * mine(kept * scale).to(maps.dtype)
 
     def kept(self, maps: Tensor) -> Tensor:
-        """A random mask, float32 [B, 1, H, W]: 0 where a block erases, 1 elsewhere."""
-        batch, _, height, width = maps.shape
+        """A random mask for the whole batch, float32 [B, 1, H, W]: 0 where a block erases, 1 elsewhere."""
+        batch, (height, width) = batch_size(len(maps)), maps.shape[2:]
         rows, columns = min(self.block[0], height), min(self.block[1], width)
         if self.gamma_is == "seed_rate":  # seeds anywhere, each in the middle of its block
             places, seed_rate = (height, width), self.drop_prob
@@ -144,8 +166,8 @@ def drop_operator(
     """
     operators: dict[str, Callable[[], nn.Module]] = {
         "none": nn.Identity,
-        "dropout": lambda: nn.Dropout(p),
-        "spatial_dropout": lambda: nn.Dropout2d(p),
+        "dropout": lambda: Dropout(p),
+        "spatial_dropout": lambda: Dropout(p, channels=True),
         "batch_dropout": lambda: BatchDropout(p),
         "dropblock_single": lambda: BatchDropBlock(height_ratio, width_ratio, groups=None),
         "batch_dropblock": lambda: BatchDropBlock(height_ratio, width_ratio, groups=groups),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid.config import IMAGENET_MEAN, IMAGENET_STD
+from reid.distributed import batch_size, mine
 from reid.parts.chance import happens
 from reid.parts.heads import BranchOutput
 from reid.parts.relevance import BranchLayers, Layer, cg_ram, grad_cam, positive_pairs, silently
@@ -74,7 +75,7 @@ class SalientErasing(nn.Module):
         erased = self._erase(images, salience)
         if self.per == "batch":
             return erased
-        drawn = torch.rand(len(images), device=images.device) < self.probability
+        drawn = mine(torch.rand(batch_size(len(images)), device=images.device)) < self.probability
         return torch.where(drawn[:, None, None, None], erased, images)
 
     @torch.no_grad()

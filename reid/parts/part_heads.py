@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from reid.parts.drop import Dropout
 from reid.parts.heads import BranchOutput
 from reid.parts.multi_granularity import num_parts, window_maxima, window_means
 
@@ -115,7 +116,7 @@ class PartHeads(nn.Module):
         self.pool, self.feature_from = pool, feature_from
         self.linear = PartLinear(pool.outputs, features, parts=parts)
         self.norm = PartNorm(features, parts=parts)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = PartLinear(features, num_ids, parts=parts)
         nn.init.normal_(self.linear.weight, std=math.sqrt(2 / features))
         nn.init.normal_(self.classifier.weight, std=0.001)

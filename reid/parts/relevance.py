@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reid.distributed import mine, once, whole
 from reid.parts.backbone import Trunk
 from reid.parts.heads import BranchOutput
 from reid.parts.neck import NeckBranch
@@ -91,17 +92,18 @@ def cg_ram(
     Args:
         branch: in training mode.
         shared: map of the shared layers for the unerased images.
-        pairs: which images may be paired, see `positive_pairs`.
+        pairs: which images of the whole batch may be paired, see `positive_pairs`.
         layer: whose output is A.
         beside: [B, E], a constant part of the vectors that are compared, besides what is behind the branch's neck.
     """
 
     def score(pooled: Tensor) -> Tensor:
         embedding = branch.head.neck(pooled)
-        return batch_score(embedding if beside is None else torch.cat([full_precision(beside), embedding], 1), pairs)
+        compared = embedding if beside is None else torch.cat([full_precision(beside), embedding], 1)
+        return once(batch_score(whole(compared), pairs))
 
     maps, gradient = _at(layer, branch, shared, torch.func.grad(score))
-    return F.relu((gradient * maps).sum(1)) * pairs.any(1)[:, None, None]
+    return F.relu((gradient * maps).sum(1)) * mine(pairs.any(1))[:, None, None]
 
 
 @torch.no_grad()
@@ -135,14 +137,14 @@ def easiest_positives(similarity: Tensor, pairs: Tensor) -> Tensor:
 
 
 def positive_pairs(images: Tensor, labels: Tensor) -> Tensor:
-    """Which images show the same identity and are not the same photograph: bool [B, B], symmetric.
+    """Which images of the whole batch show the same identity and are not the same photograph: bool [B, B], symmetric.
 
     A batch drawn with replacement holds photographs twice, mirrored or not. Their similarity says nothing: it is 1, and
     its gradient 0. They are known by the means of their rows, which a mirror leaves alone.
 
     NOTE not in the paper, which excludes an image itself.
     """
-    rows = images.mean(3, dtype=torch.float32).flatten(1)
+    rows, labels = whole(images.mean(3, dtype=torch.float32).flatten(1)), whole(labels)
     same_photograph = torch.cdist(rows, rows, p=torch.inf) < _SAME_ROWS
     return (labels[:, None] == labels[None, :]) & ~same_photograph
 
@@ -206,7 +208,8 @@ def _own_logit_gradient(head: NeckBranch, pooled: Tensor, labels: Tensor) -> Ten
     Through a batch norm of B images and x = (F - mean) / deviation, dx/dF = (1 - (1 + x^2) / B) / deviation.
     """
     neck = cast(nn.BatchNorm1d, head.neck)
-    centred = pooled - pooled.mean(0)
+    batch = whole(pooled)
+    centred = batch - batch.mean(0)
     inverse = (centred.square().mean(0) + neck.eps).rsqrt()
-    own_share = 1 - (1 + (centred * inverse).square()) / len(pooled)
+    own_share = 1 - (1 + (mine(centred) * inverse).square()) / len(batch)
     return head.classifier.weight[labels] * neck.weight * inverse * own_share

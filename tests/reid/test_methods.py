@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from reid import methods
 from reid.config import Augment, Optimiser, Protocol, Range, Recipe, Sampler, Schedule, Settings
 from reid.methods.base import OWN, Method
-from reid.parts.drop import BatchDropBlock, BatchDropout
+from reid.parts.drop import BatchDropBlock, BatchDropout, Dropout
 from reid.parts.pooling import global_average, global_max
 
 NUM_IDS = 6
@@ -359,8 +359,8 @@ def test_each_branch_has_its_losses(name: str, variant: str, keys: list[str]) ->
         ("default", BatchDropBlock),
         ("dropblock_single", BatchDropBlock),
         ("batch_dropout", BatchDropout),
-        ("spatial_dropout", nn.Dropout2d),
-        ("dropout", nn.Dropout),
+        ("spatial_dropout", Dropout),
+        ("dropout", Dropout),
     ],
 )
 def test_variants_of_table_3_put_their_operator_after_the_bottleneck(variant: str, operator: type[nn.Module]) -> None:

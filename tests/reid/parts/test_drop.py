@@ -208,8 +208,8 @@ def test_dropblock_shrinks_to_a_small_map_and_survives_erasing_all_of_it() -> No
 
 
 def test_default_parameters_are_the_published_ones() -> None:
-    assert repr(drop_operator("dropout")) == "Dropout(p=0.3, inplace=False)"
-    assert repr(drop_operator("spatial_dropout")) == "Dropout2d(p=0.3, inplace=False)"
+    assert settings_of("dropout") == {"p": 0.3, "channels": False}
+    assert settings_of("spatial_dropout") == {"p": 0.3, "channels": True}
     assert settings_of("batch_dropout") == {"p": 0.3}
     assert settings_of("dropblock") == {"drop_prob": 0.1, "block": (7, 7), "gamma_is": "drop_prob"}
     assert settings_of("dropblock_plus") == {"drop_prob": 0.1, "block": (5, 8), "gamma_is": "drop_prob"}
