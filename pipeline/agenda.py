@@ -44,7 +44,7 @@ class Agenda:
         self._done: set[str] = set()  # a record that is done stays so
         self._urgent: deque[Trial] = deque()
         self._queue: list[Trial] = []
-        self._closed = False
+        self.closed = False
         self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
         self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
@@ -54,7 +54,7 @@ class Agenda:
 
     def next(self) -> Trial | None:
         """The next trial to start; None when every other one waits for a running one, or when nothing is left."""
-        if self._closed or not self.queued():
+        if self.closed or not self.queued():
             return None
         if self._urgent:
             trial = self._urgent.popleft()
@@ -66,11 +66,11 @@ class Agenda:
 
     def finished(self) -> bool:
         """Whether nothing is running and nothing is left to start."""
-        return (self._closed or not self.queued()) and not self.running
+        return (self.closed or not self.queued()) and not self.running
 
     def close(self) -> None:
         """Start nothing more."""
-        self._closed = True
+        self.closed = True
 
     def again(self, key: str) -> None:
         """An attempt has ended without a terminal record: the trial is to be run once more, before the others."""

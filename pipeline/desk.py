@@ -31,7 +31,10 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """A trial's share of a machine and of time, how often it is tried again, and where things lie."""
+    """A trial's share of a machine and of time, how often it is tried again, and where things lie.
+
+    `concurrent`: trials at a time; None: as many as there is room for, which may grow.
+    """
 
     store: Path
     data: Path
@@ -41,7 +44,7 @@ class Resources:
     trial_seconds: float | None
     silent_seconds: float | None
     max_failures: int
-    concurrent: int
+    concurrent: int | None
 
     def assignment(self, key: str, *, keep_weights: bool = False) -> Assignment:
         """What a worker is told."""
@@ -60,8 +63,9 @@ class Resources:
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt that runs: since when there is no sign of life from it, and what was found to be wrong with it."""
+    """An attempt: whether a worker has it, since when there is no sign of life from it, and what is wrong with it."""
 
+    placed: bool = False
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -74,6 +78,7 @@ class Desk:
     def __init__(self, agenda: Agenda, resources: Resources, listeners: list[Listener], interrupts: Interrupts) -> None:
         self.agenda, self.resources, self.listeners, self.interrupts = agenda, resources, listeners, interrupts
         self.problem = ""
+        self.shunned: set[str] = set()  # machines that are unfit, by Ray's ids
         self._attempts: dict[str, _Attempt] = {}
         self._causes: dict[str, list[Cause]] = {}  # of a trial's failures in this sweep
 
@@ -102,6 +107,7 @@ class Desk:
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
         attempt = self._attempts[key]
+        attempt.placed = True
         attempt.began = attempt.heard = time.monotonic()
 
     def reported(self, key: str, metrics: dict[str, Any]) -> None:
@@ -143,7 +149,9 @@ class Desk:
 
     def completed(self, key: str) -> None:
         """An attempt has come to its end, a good one or a bad one."""
-        if self._attempts[key].failure is not None:
+        if not self._attempts[key].placed:
+            self._over(key, "preempted")  # it was taken back
+        elif self._attempts[key].failure is not None:
             self.broke(key, "")
         elif self.agenda.store.state(key) == "done":
             self._over(key, self.agenda.store.result(key)["status"])
@@ -153,22 +161,22 @@ class Desk:
             self.broke(key, "")
 
     def broke(self, key: str, text: str) -> None:
-        """An attempt has failed: the trial is tried again, or fails, or waits for the disk to have room."""
+        """An attempt has failed: the trial is tried again, or fails, or waits until disks and machines are mended."""
         if self.interrupts.stopped:
             return
         found = self._attempts[key].failure or self._lost(key, text)
         again = tries_again(found.cause, self._causes.setdefault(key, []), self.resources.max_failures)
         self._causes[key].append(found.cause)
         verdict = "again" if again else "failed"
-        if verdict == "failed" and found.cause is not Cause.NO_ROOM:
+        if verdict == "failed" and found.cause not in (Cause.NO_ROOM, Cause.UNFIT):
             with self._writing():
                 self.agenda.store.fail(key, reason=found.reason, detail=found.detail)
-        if found.cause is Cause.NO_ROOM:
+        if found.cause is Cause.NO_ROOM or (found.cause is Cause.UNFIT and not again):
             self.stop_starting(found.reason)
         self._over(key, "preempted" if self.problem and not again else verdict, reason=found.reason)
 
     def stop_starting(self, problem: str) -> None:
-        """Something cannot be written: no further trial starts, and those that still can go on to their end."""
+        """A disk is full, or machines are unfit: no further trial starts; those that still can go on to their end."""
         self.problem = self.problem or problem
         self.agenda.close()
 

@@ -1,16 +1,18 @@
 """Ray Tune runs what the agenda asks for, in one session. It schedules and remembers nothing; nothing is restored."""
 
 import dataclasses
+import functools
 import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: results are ours, workers keep the working directory, all sockets are on loopback.
+# Read by Ray when it is imported: results are ours, workers keep the working directory, all sockets are on loopback
+# unless `pipeline.cluster` has said otherwise.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -29,18 +31,22 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline import cluster
 from pipeline.agenda import Agenda
+from pipeline.cluster import Node
 from pipeline.desk import Desk, Listener, Resources
 from pipeline.supervision import Cause, Interrupts, claim, mourned
 from pipeline.trial import Assignment, failure, run
 
+_OF_WORKERS = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")  # which a cluster's do not inherit
+_SHUNNED = "shunned"  # Ray's ids of the machines that a trial must not run on
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray: images are memory-mapped, results are files
 
 Work = Callable[[Assignment, Callable[[dict[str, float]], None]], None]
 
 
-class UnwritableError(Exception):
-    """A file cannot be written, most likely because a disk is full. Nothing that was recorded is lost."""
+class HaltedError(Exception):
+    """No further trial can start: a file cannot be written, or no machine is fit. Nothing that was recorded is lost."""
 
 
 def execute(
@@ -58,7 +64,7 @@ def execute(
         work: what a worker does with an assignment.
 
     Raises:
-        UnwritableError: the sweep came to an end for want of room on a disk; trials are unfinished.
+        HaltedError: the sweep came to an end for want of room on a disk, or of a machine; trials are unfinished.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = Desk(agenda, resources, listeners, interrupts)
@@ -66,7 +72,7 @@ def execute(
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(_trainable(work), functools.partial(_place, resources.cpus, resources.gpus)),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=resources.concurrent,
@@ -88,53 +94,64 @@ def execute(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if desk.problem:
-        raise UnwritableError(desk.problem)
+        raise HaltedError(desk.problem)
 
 
 @contextmanager
-def session(*, cpus: int | None = None) -> Iterator[None]:
-    """A local Ray session on loopback, for as long as the block runs; one that is already there is used and left."""
+def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
+    """A Ray session for as long as the block runs; one that is already there is used and left.
+
+    When the driver of a local one dies, a process of ours sees to its workers; that of a cluster is missed by the
+    cluster itself, which ends its workers within a second.
+
+    Args:
+        address: of a cluster that `cluster.reach` has found; None: a session of this machine alone, on loopback.
+        cpus: how many a local session may use; None: all.
+    """
     if ray.is_initialized():
         yield
         return
-    with mourned():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    with nullcontext() if address else mourned():
+        if address:
+            ray.init(address, runtime_env={"env_vars": {name: os.environ[name] for name in _OF_WORKERS}}, **quiet)
+        else:
+            store = _OBJECT_STORE_BYTES
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def slots(*, cpus: int, gpus: float) -> int:
-    """How many trials with this share fit on the session's machines at once; 0 when not even one does."""
-    have = ray.cluster_resources()
-    by_cpu = int(have["CPU"] // cpus)
-    return min(by_cpu, int(have["GPU"] // gpus) if "GPU" in have else 0) if gpus else by_cpu
+def machines() -> tuple[Node, ...]:
+    """Those of the session that are alive."""
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    return cluster.parse([(one["NodeID"], one["NodeManagerAddress"], one["Resources"]) for one in alive])
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
     """What Tune calls in a worker: one attempt at a trial of the store, told epoch by epoch."""
 
     def attempt(config: dict[str, Any]) -> None:
-        assignment = Assignment(**config)
+        assignment = Assignment(**{name: value for name, value in config.items() if name != _SHUNNED})
         claim(cpus=assignment.cpus, gpus=assignment.gpus)
         tune.report({"ready": True})
         try:
             work(assignment, lambda metrics: tune.report(dict(metrics)))
         except Exception as error:
             found = failure(error)
-            tune.report({"failure": dataclasses.asdict(found)})
-            if found.cause is Cause.MEMORY:
+            tune.report({"failure": dataclasses.asdict(found), "machine": ray.get_runtime_context().get_node_id()})
+            if found.cause in (Cause.MEMORY, Cause.UNFIT):
                 raise  # which ends the process, and so gives back all that it holds
 
     return attempt
+
+
+def _place(cpus: int, gpus: float, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial asks of a machine: its share, and that it is none of the unfit ones."""
+    unfit = [{"ray.io/node-id": f"!in({','.join(config[_SHUNNED])})"}] if config[_SHUNNED] else None
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}], bundle_label_selector=unfit)
 
 
 class _Queue(Searcher):  # type: ignore[misc]
@@ -148,7 +165,8 @@ class _Queue(Searcher):  # type: ignore[misc]
         trial = self.desk.start()
         if trial is not None:
             keep = self.desk.agenda.keeps_weights(trial.key)
-            return dataclasses.asdict(self.desk.resources.assignment(trial.key, keep_weights=keep))
+            assignment = self.desk.resources.assignment(trial.key, keep_weights=keep)
+            return {**dataclasses.asdict(assignment), _SHUNNED: sorted(self.desk.shunned)}
         return str(Searcher.FINISHED) if self.desk.agenda.finished() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -175,6 +193,14 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
         self.desk.prune(key)
         return str(TrialScheduler.STOP)
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """As its parent does; what waits for a machine is taken back once nothing more is to start."""
+        if self.desk.agenda.closed:
+            for trial in [trial for trial in tune_controller.get_trials() if trial.status == "PENDING"]:
+                tune_controller.stop_trial(trial)
+            return None
+        return super().choose_trial_to_run(tune_controller)
+
 
 class _StoppedError(BaseException):
     """Leaves Tune at once: it would wait for workers that may never answer."""
@@ -199,6 +225,15 @@ class _Ear(tune.Callback):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.desk.reported(trial.config["key"], result)
+        if result.get("failure", {}).get("cause") == Cause.UNFIT:
+            self._shun(result["machine"])
+
+    def _shun(self, name: str) -> None:
+        """Send no further trial to an unfit machine, unless it is the only one."""
+        share = self.desk.resources
+        fit = {one.id for one in machines() if one.room(cpus=share.cpus, gpus=share.gpus)} - self.desk.shunned
+        if fit - {name}:
+            self.desk.shunned.add(name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.desk.completed(trial.config["key"])

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import census, costs, locks, status, sweep
+from pipeline import census, cluster, costs, locks, status, sweep
 from pipeline.agenda import Agenda
+from pipeline.cluster import Node
 from pipeline.costs import Estimate
 from pipeline.params import Params, Sweep, load
 from pipeline.plan import Plan
@@ -28,20 +30,20 @@ class Outlook:
     concurrent: int
 
 
-def run(root: Path, *, as_json: bool) -> None:
+def run(root: Path, *, as_json: bool, nodes: Sequence[Node] | None = None) -> None:
     """Print what a sweep of `root`'s params.yaml would train, share and cost; nothing is trained."""
-    outlook = look(root)
+    outlook = look(root, nodes)
     summary = outline(outlook)
     print(json.dumps(summary) if as_json else describe(summary, outlook))
 
 
-def consent(root: Path, *, yes: bool) -> bool:
+def consent(root: Path, *, yes: bool, nodes: Sequence[Node] | None = None) -> bool:
     """Whether a sweep may start: it is short enough, or `yes`. Leaves a note of what it declares for `status`.
 
     Raises:
         ParamsError: params.yaml or the data do not fit.
     """
-    outlook = look(root)
+    outlook = look(root, nodes)
     said = "" if yes else costs.refusal(outlook.cost, outlook.params.sweep.ask_above_hours)
     if said:
         print(said, file=sys.stderr)
@@ -51,12 +53,12 @@ def consent(root: Path, *, yes: bool) -> bool:
     return True
 
 
-def look(root: Path) -> Outlook:
-    """Expand params.yaml and hold it against the store."""
+def look(root: Path, nodes: Sequence[Node] | None) -> Outlook:
+    """Expand params.yaml and hold it against the store, and against the machines of a cluster; None: this one."""
     params = load(root / "params.yaml")
     plan = sweep.declared(root, params)
     agenda = Agenda(plan, TrialStore(root / params.sweep.store))
-    concurrent = at_once(params.sweep)
+    concurrent = at_once(params.sweep) if nodes is None else at_once_on(nodes, params.sweep)
     cost = costs.estimate(
         agenda,
         cpus=params.sweep.cpus_per_trial,
@@ -75,6 +77,11 @@ def at_once(sweep: Sweep) -> int:
     if sweep.gpus_per_trial:
         fit = min(fit, int(torch.cuda.device_count() / sweep.gpus_per_trial))
     return max(1, min(fit, sweep.concurrent or fit))
+
+
+def at_once_on(nodes: Sequence[Node], sweep: Sweep) -> int:
+    """How many trials run at a time on a cluster, which may grow as far as `concurrent` asks; at least one."""
+    return max(1, sweep.concurrent or cluster.room(nodes, cpus=sweep.cpus_per_trial, gpus=sweep.gpus_per_trial))
 
 
 def outline(outlook: Outlook) -> dict[str, Any]:

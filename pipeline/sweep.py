@@ -1,14 +1,16 @@
 """The sweep stage: expand the experiments, subtract what the store has, run the rest, export the results."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
 
-from pipeline import experiments, export, locks
+from pipeline import cluster, experiments, export, locks
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.params import Params, ParamsError, load
@@ -24,15 +26,24 @@ UNFINISHED, LOCKED = 3, 4
 _UNFINISHED = "unfinished: nothing done is lost; the same command goes on from here"
 
 
-def run(root: Path) -> int:
-    """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended."""
+def run(root: Path, address: str | None = None) -> int:
+    """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended.
+
+    Args:
+        root: the checkout.
+        address: of the Ray cluster to run it on; None: on this machine.
+
+    Raises:
+        ParamsError: params.yaml, the data and the methods do not go together; nothing was started.
+        ClusterError: the machines of the cluster are not fit; nothing was started.
+    """
     params = load(root / "params.yaml")
     try:
         with Interrupts(UNFINISHED) as interrupts:
             plan = declared(root, params)
             store = TrialStore(root / params.sweep.store)
             with locks.alone_at(root, store):
-                return _run(root, params, plan, store, interrupts)
+                return _run(root, params, plan, store, address, interrupts)
     except filelock.Timeout as locked:
         print(
             f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
@@ -78,14 +89,16 @@ def _check_sizes(plan: Plan, packed: Mapping[str, PackInfo]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _run(root: Path, params: Params, plan: Plan, store: TrialStore, interrupts: Interrupts) -> int:
+def _run(root: Path, params: Params, plan: Plan, store: TrialStore, address: str | None, interrupts: Interrupts) -> int:
     agenda = Agenda(plan, store)
     _check(agenda)
     tracker = Tracker(params.tracking.uri, params.tracking.experiment, root)
-    with tracker.sweep(params.profile, store):
-        if not agenda.finished():
-            _train(root, params, agenda, tracker, interrupts)
-        tracker.sync(agenda.declared.values())
+    with ExitStack() as stack:
+        resources = None if agenda.finished() else stack.enter_context(_session(root, params, agenda, address))
+        with tracker.sweep(params.profile, store):
+            if resources is not None:
+                _train(agenda, resources, tracker, interrupts)
+            tracker.sync(agenda.declared.values())
     export.write(root / "results", params, plan, agenda, tracker)
     return _verdict(agenda)
 
@@ -110,27 +123,59 @@ def _check(agenda: Agenda) -> None:
         raise ParamsError(problems)
 
 
-def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interrupts: Interrupts) -> None:
+@contextmanager
+def _session(root: Path, params: Params, agenda: Agenda, address: str | None) -> Iterator[Resources]:
+    """A Ray session on machines that are fit, and what each trial gets of them.
+
+    Raises:
+        ClusterError: they are not.
+    """
+    if address:
+        os.environ.update(cluster.SETTINGS)
     from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
 
-    with execute.session():
-        limit = execute.slots(cpus=params.sweep.cpus_per_trial, gpus=params.sweep.gpus_per_trial)
-        resources = Resources(
-            store=agenda.store.root,
-            data=(root / "data").absolute(),
-            cpus=params.sweep.cpus_per_trial,
-            gpus=params.sweep.gpus_per_trial,
-            state_epochs=params.sweep.checkpoint_epochs,
-            trial_seconds=_seconds(params.sweep.trial_minutes),
-            silent_seconds=_seconds(params.sweep.silent_minutes),
-            max_failures=params.sweep.max_failures,
-            concurrent=min(limit, params.sweep.concurrent or limit),
-        )
-        try:
-            with Sight(agenda, resources.concurrent) as sight:
-                execute.execute(agenda, resources, [sight, tracker], interrupts)
-        except execute.UnwritableError as problem:
-            print(f"nothing more could be written: {problem}; make room, then go on", file=sys.stderr)
+    cpus, gpus = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
+    resources = Resources(
+        store=agenda.store.root,
+        data=(root / "data").absolute(),
+        cpus=cpus,
+        gpus=gpus,
+        state_epochs=params.sweep.checkpoint_epochs,
+        trial_seconds=_seconds(params.sweep.trial_minutes),
+        silent_seconds=_seconds(params.sweep.silent_minutes),
+        max_failures=params.sweep.max_failures,
+        concurrent=params.sweep.concurrent,
+    )
+    with execute.session(address):
+        machines = execute.machines()
+        if address:
+            cluster.admit(machines, _needs(params, resources))
+        else:
+            limit = cluster.room(machines, cpus=cpus, gpus=gpus)
+            resources = replace(resources, concurrent=min(limit, params.sweep.concurrent or limit))
+        yield resources
+
+
+def _needs(params: Params, resources: Resources) -> cluster.Needs:
+    return cluster.Needs(
+        store=str(resources.store),
+        data=str(resources.data),
+        datasets=params.datasets,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        concurrent=resources.concurrent,
+    )
+
+
+def _train(agenda: Agenda, resources: Resources, tracker: Tracker, interrupts: Interrupts) -> None:
+    from pipeline import execute
+
+    at_once = resources.concurrent or cluster.room(execute.machines(), cpus=resources.cpus, gpus=resources.gpus)
+    try:
+        with Sight(agenda, max(1, at_once)) as sight:
+            execute.execute(agenda, resources, [sight, tracker], interrupts)
+    except execute.HaltedError as problem:
+        print(f"nothing more could be run: {problem}; mend that, then go on", file=sys.stderr)
 
 
 def _seconds(minutes: float | None) -> float | None:
