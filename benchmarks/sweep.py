@@ -51,7 +51,7 @@ def sweep(count: int, seconds: float) -> float:
         resources = Resources(
             terms=Terms(store=place, data=place, state_epochs=1, trial_seconds=None, silent_seconds=600),
             shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
-            machines=Machines(execute.nodes(), SLOTS),
+            machines=Machines(execute.machines(), SLOTS),
             max_failures=0,
         )
         started = time.perf_counter()

@@ -42,9 +42,10 @@ class Resources:
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt that runs: its share, since when it gives no sign of life, and what was found to be wrong with it."""
+    """An attempt: its share, whether a worker has it, its last sign of life, and what is wrong with it."""
 
     share: Share
+    placed: bool = False
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -58,6 +59,7 @@ class Desk:
         self.agenda, self.resources, self.listeners, self.interrupts = agenda, resources, listeners, interrupts
         self.problem = ""
         self._idle = False
+        self.shunned: set[str] = set()  # machines that are unfit, by Ray's ids
         self._attempts: dict[str, _Attempt] = {}
         self._causes: dict[str, list[Cause]] = {}  # of a trial's failures in this sweep
 
@@ -71,7 +73,7 @@ class Desk:
         """The next trial for a worker, its record opened; None if there is none now, or no room for it."""
         trial = None if self._idle else self.agenda.next(self._fits())
         if trial is None:
-            self._idle = True  # until an attempt has ended
+            self._idle = not self.resources.machines.grow  # until an attempt has ended
             if not self._attempts:
                 self.check_room()
             return None
@@ -110,6 +112,8 @@ class Desk:
             if not run.final:
                 name = run.plan.experiment
                 wanted.setdefault(self.resources.shares.of([name]), f"the trials of {name}")
+        if self.resources.machines.grow:
+            return  # there may be room yet
         have = ", ".join(map(str, self.resources.machines.nodes))
         problems = [
             f"no machine has room for {name}, which asks for {share} (resources in params.yaml): there is {have}"
@@ -123,9 +127,11 @@ class Desk:
         """Says of one trial after the other, in the order of the agenda, whether it may start.
 
         For the first one that finds no room, room is kept: what comes after it starts where it takes nothing of that.
+        Where machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One
+        of several processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
         """
         machines = self.resources.machines
-        room = Room.of(machines.nodes)
+        room = Room.of(machines.now())
         for attempt in self._attempts.values():
             room = room.without(attempt.share)
         full = machines.concurrent is not None and len(self._attempts) >= machines.concurrent
@@ -134,7 +140,8 @@ class Desk:
         def fits(trial: Trial) -> bool:
             nonlocal room, kept
             share = self.share(trial)
-            if full or room.holds(share):
+            waits = machines.grow and (share.processes == 1 or not self._attempts)
+            if full or waits or room.holds(share):
                 return not full
             if not kept:
                 room, kept = room.without(share), True
@@ -145,6 +152,7 @@ class Desk:
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
         attempt = self._attempts[key]
+        attempt.placed = True
         attempt.began = attempt.heard = time.monotonic()
 
     def reported(self, key: str, metrics: dict[str, Any]) -> None:
@@ -186,7 +194,9 @@ class Desk:
 
     def completed(self, key: str) -> None:
         """An attempt has come to its end, a good one or a bad one."""
-        if self._attempts[key].failure is not None:
+        if not self._attempts[key].placed:
+            self._over(key, "preempted")  # it was taken back
+        elif self._attempts[key].failure is not None:
             self.broke(key, "")
         elif self.agenda.store.state(key) == "done":
             self._over(key, self.agenda.store.result(key)["status"])
@@ -196,22 +206,22 @@ class Desk:
             self.broke(key, "")
 
     def broke(self, key: str, text: str) -> None:
-        """An attempt has failed: the trial is tried again, or fails, or waits for the disk to have room."""
+        """An attempt has failed: the trial is tried again, or fails, or waits until disks and machines are mended."""
         if self.interrupts.stopped:
             return
         found = self._attempts[key].failure or self._lost(key, text)
         again = tries_again(found.cause, self._causes.setdefault(key, []), self.resources.max_failures)
         self._causes[key].append(found.cause)
         verdict = "again" if again else "failed"
-        if verdict == "failed" and found.cause is not Cause.NO_ROOM:
+        if verdict == "failed" and found.cause not in (Cause.NO_ROOM, Cause.UNFIT):
             with self._writing():
                 self.agenda.store.fail(key, reason=found.reason, detail=found.detail)
-        if found.cause is Cause.NO_ROOM:
+        if found.cause is Cause.NO_ROOM or (found.cause is Cause.UNFIT and not again):
             self.stop_starting(found.reason)
         self._over(key, "preempted" if self.problem and not again else verdict, reason=found.reason)
 
     def stop_starting(self, problem: str) -> None:
-        """Something cannot be written: no further trial starts, and those that still can go on to their end."""
+        """A disk is full, or machines are unfit: no further trial starts; those that still can go on to their end."""
         self.problem = self.problem or problem
         self.agenda.close()
 

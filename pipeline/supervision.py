@@ -59,6 +59,7 @@ class Cause(enum.StrEnum):
     READ_WRITE = "file or network error"
     NO_ROOM = "disk full"
     NETWORK_DAMAGED = "damaged weights"  # of the trial whose network it scores
+    UNFIT = "unfit machine"  # which lacks the code, the store or the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,10 @@ def tries_again(cause: Cause, earlier: Sequence[Cause], max_failures: int) -> bo
     return len([one for one in earlier if one is not Cause.PREEMPTED]) < max_failures
 
 
+class UnfitMachineError(Exception):
+    """This machine cannot run the trial, whatever the trial: it lacks the code, the store or the data."""
+
+
 def cause_of(error: Exception) -> Cause:
     """The cause that an exception of a trial stands for."""
     import torch  # slow to import, and there already where a trial has failed
@@ -108,6 +113,8 @@ def cause_of(error: Exception) -> Cause:
     from reid.train import DivergedError
 
     match error:
+        case UnfitMachineError():
+            return Cause.UNFIT
         case DivergedError():
             return Cause.DIVERGED
         case LostProcessError():

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import provenance
-from pipeline.keys import config_from_spec
+from pipeline.keys import code_digest, config_from_spec
 from pipeline.shares import Share
 from pipeline.store import TrialStore
-from pipeline.supervision import Cause, FailedError, Failure, Watch, alone_in, cause_of
+from pipeline.supervision import Cause, FailedError, Failure, UnfitMachineError, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
@@ -63,9 +63,11 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
 
     Raises:
         DamagedNetworkError: the trial scores the network of another one, and that is no good.
+        UnfitMachineError: this machine lacks the code, the store or the data of the sweep.
     """
     provenance.environment()  # asked now: a commit made while this trains is not the code that trains
     store = TrialStore(assignment.store)
+    _check_machine(store, assignment.key)
     folder, started = store.folder(assignment.key), time.time()
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
     with alone_in(folder), Watch(folder, **limits) as watch:
@@ -82,15 +84,29 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
 
 def train_along(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
     """Train a trial as one of several processes, but not the first of them, which does what `run` says."""
-    spec = TrialStore(assignment.store).spec(assignment.key)
-    state = TrialStore(assignment.store).folder(assignment.key) / _STATE
+    store = TrialStore(assignment.store)
+    _check_machine(store, assignment.key)
+    spec = store.spec(assignment.key)
     train(
         config_from_spec(spec),
         _dataset(assignment.data / spec["dataset"]),
         publish,
         device=_device(assignment),
-        state=state,
+        state=store.folder(assignment.key) / _STATE,
     )
+
+
+def _check_machine(store: TrialStore, key: str) -> None:
+    """Refuse to write under a key what it does not stand for: a machine may join, or code change, after the start."""
+    try:
+        spec = store.spec(key)
+    except LookupError as error:
+        raise UnfitMachineError(f"{provenance.host()}: the trial store is not there: {error}") from error
+    if code_digest(spec["config"]["method"]) != spec["code_digest"]:
+        raise UnfitMachineError(
+            f"{provenance.host()}: the code in {provenance.ROOT} is not the one that the sweep was started with; bring "
+            f"it up to date there; where it was changed on purpose, start the sweep anew"
+        )
 
 
 def failure(error: Exception) -> Failure:
@@ -160,7 +176,10 @@ def _device(assignment: Assignment) -> str:
 @functools.lru_cache(maxsize=4)
 def _dataset(folder: Path) -> ReidData:
     """A data set, opened once per worker: it is a memory map, shared by the workers of a machine."""
-    return ReidData.load(folder)
+    try:
+        return ReidData.load(folder)
+    except FileNotFoundError as error:
+        raise UnfitMachineError(f"{provenance.host()}: {error}") from error
 
 
 def record(

@@ -1,9 +1,11 @@
-"""A sweep of fake trials as a process of its own: `python sweep.py <store> <trials> [<silent seconds>]`."""
+"""A sweep of fake trials as a process of its own: `python sweep.py <store> <trials> [<address of a cluster>]`."""
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline import execute, locks, sweep
+from pipeline import cluster, locks, sweep
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan
@@ -15,15 +17,28 @@ from pipeline.trial import Assignment, Terms
 from tests.chaos import fake
 
 
-def main(root: Path, count: int) -> int:
+def main(root: Path, count: int, address: str | None = None) -> int:
     """As `pipeline.sweep.run`, without data, experiments and MLflow."""
+    if address:
+        os.environ.update(cluster.SETTINGS)
+    from pipeline import execute
+
     try:
         with Interrupts(sweep.UNFINISHED) as interrupts, locks.alone(root / "sweep.lock"):
             plan = Plan(experiments=(), trials={one.key: one for one in fake.trials(count)}, searches=())
             agenda = Agenda(plan, TrialStore(root))
-            with execute.session(cpus=2), Sight(agenda, 2) as sight:
-                execute.execute(agenda, resources(root), [sight], interrupts, fake.work)
+            share = resources(root)
+            with execute.session(address, cpus=None if address else 2), Sight(agenda, 2) as sight:
+                if address:
+                    share = replace(share, machines=Machines(execute.machines(), None, execute.machines))
+                    usual = (share.shares.usual,)
+                    needs = cluster.Needs(store=str(root), data=None, datasets=(), shares=usual, concurrent=None)
+                    cluster.admit(execute.machines(), needs)
+                execute.execute(agenda, share, [sight], interrupts, fake.work)
             return sweep._verdict(agenda)
+    except cluster.ClusterError as error:
+        print(error, file=sys.stderr)
+        return 2
     except InterruptedSweep:
         return sweep.UNFINISHED
 
@@ -45,4 +60,4 @@ def assignment(root: Path, key: str) -> Assignment:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

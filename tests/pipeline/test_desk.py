@@ -50,6 +50,7 @@ def shares(desk: Desk, trials: list[Trial]) -> list[Share]:
 
 
 def end(desk: Desk, trial: Trial) -> None:
+    desk.has_worker(trial.key)
     fake_store.done(desk.agenda.store, trial)
     desk.completed(trial.key)
 

@@ -96,7 +96,7 @@ def run(
             store=store.root, data=data, state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
         ),
         shares=Shares(SHARE, {}),
-        machines=Machines(execute.nodes(), concurrent),
+        machines=Machines(execute.machines(), concurrent),
         max_failures=max_failures,
     )
     with Interrupts(exit_code=3) as interrupts:

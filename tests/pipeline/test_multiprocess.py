@@ -65,7 +65,7 @@ def sweep(
     resources = Resources(
         terms=Terms(store=store.root, data=data, state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
         shares=Shares(Share(cpus=1, gpus=0.0, processes=processes), {}),
-        machines=Machines(execute.nodes(), None),
+        machines=Machines(execute.machines(), None),
         max_failures=1,
     )
     with Interrupts(exit_code=3) as interrupts:
