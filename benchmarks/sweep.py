@@ -16,6 +16,7 @@ from pipeline import execute, provenance
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, make_trial
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from pipeline.trial import Assignment, record
@@ -33,7 +34,7 @@ def sleeping(seconds: float) -> execute.Work:
         time.sleep(seconds)
         publish({"epoch": 1.0, "loss": 0.0, "seconds": seconds})
         result = record("done", {"mAP": 0.5}, epochs=1, seconds=seconds, share=assignment, started=started)
-        TrialStore(assignment.store).finish(assignment.key, result)
+        assignment.store.finish(assignment.key, result)
 
     return work
 
@@ -47,8 +48,8 @@ def sweep(count: int, seconds: float) -> float:
     with tempfile.TemporaryDirectory() as folder, Interrupts(exit_code=3) as interrupts:
         agenda = Agenda(Plan(experiments=(), trials={t.key: t for t in trials}, searches=()), TrialStore(Path(folder)))
         resources = Resources(
-            store=Path(folder),
-            data=Path(folder),
+            store=agenda.store,
+            data=InPlace(Path(folder)),
             cpus=1,
             gpus=0,
             state_epochs=1,

@@ -47,6 +47,7 @@ class Agenda:
         self._closed = False
         self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
+        store.refresh()
         self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
@@ -94,6 +95,7 @@ class Agenda:
         for run in self.searches:
             keys = [trial.key for trial in run.trials]
             if key in keys:
+                self.store.refresh(key)
                 stopped = self._stopped_at(run, keys.index(key))
                 return stopped is None or stopped > epoch
         return True

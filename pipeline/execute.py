@@ -62,7 +62,7 @@ def execute(
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = Desk(agenda, resources, listeners, interrupts)
-    scratch = resources.store / ".tune"
+    scratch = resources.store.root / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
@@ -170,7 +170,7 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = trial.config["key"]
-        if "epoch" not in result or self.desk.agenda.goes_on(key, int(result["epoch"])):
+        if "epoch" not in result or self.desk.goes_on(key, int(result["epoch"])):
             return str(TrialScheduler.CONTINUE)
         self.desk.prune(key)
         return str(TrialScheduler.STOP)

@@ -13,7 +13,7 @@ from pipeline.agenda import Agenda
 from pipeline.costs import Estimate
 from pipeline.params import Params, Sweep, load
 from pipeline.plan import Plan
-from pipeline.store import TrialStore
+from pipeline.remote import store_at
 from reid.data.pack import PackInfo
 
 
@@ -55,7 +55,7 @@ def look(root: Path) -> Outlook:
     """Expand params.yaml and hold it against the store."""
     params = load(root / "params.yaml")
     plan = sweep.declared(root, params)
-    agenda = Agenda(plan, TrialStore(root / params.sweep.store))
+    agenda = Agenda(plan, store_at(params.sweep.store, root, cache=params.sweep.cache))
     concurrent = at_once(params.sweep)
     cost = costs.estimate(
         agenda,

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
-
-from pipeline import experiments, export, locks
+from pipeline import experiments, export, locks, staging
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.params import Params, ParamsError, load
 from pipeline.plan import Plan, expand
 from pipeline.progress import Sight
+from pipeline.remote import store_at
 from pipeline.store import TrialStore
 from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
 from pipeline.tracking import Tracker
@@ -30,13 +29,11 @@ def run(root: Path) -> int:
     try:
         with Interrupts(UNFINISHED) as interrupts:
             plan = declared(root, params)
-            store = TrialStore(root / params.sweep.store)
+            store = store_at(params.sweep.store, root, cache=params.sweep.cache)
             with locks.alone_at(root, store):
                 return _run(root, params, plan, store, interrupts)
-    except filelock.Timeout as locked:
-        print(
-            f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
-        )
+    except locks.HeldError as held:
+        print(f"another sweep is running: {held}; wait for it or stop it", file=sys.stderr)
         return LOCKED
     except InterruptedSweep:
         print(_UNFINISHED, file=sys.stderr)
@@ -116,8 +113,8 @@ def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interru
     with execute.session():
         limit = execute.slots(cpus=params.sweep.cpus_per_trial, gpus=params.sweep.gpus_per_trial)
         resources = Resources(
-            store=agenda.store.root,
-            data=(root / "data").absolute(),
+            store=agenda.store,
+            data=staging.ready(root / "data", _data_sets(agenda), params.sweep.data, cache=params.sweep.cache),
             cpus=params.sweep.cpus_per_trial,
             gpus=params.sweep.gpus_per_trial,
             state_epochs=params.sweep.checkpoint_epochs,
@@ -131,6 +128,13 @@ def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interru
                 execute.execute(agenda, resources, [sight, tracker], interrupts)
         except execute.UnwritableError as problem:
             print(f"nothing more could be written: {problem}; make room, then go on", file=sys.stderr)
+
+
+def _data_sets(agenda: Agenda) -> set[str]:
+    """Those that what is to run, and what searches may ask for, is trained or scored on."""
+    specs = [trial.spec for trial in agenda.unfinished()]
+    needed = {spec["dataset"] for spec in specs} | {run.plan.dataset for run in agenda.searches}
+    return needed | {spec["scored_on"]["dataset"] for spec in specs if "scored_on" in spec}
 
 
 def _seconds(minutes: float | None) -> float | None:

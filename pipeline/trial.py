@@ -11,14 +11,13 @@ from typing import Any
 
 from pipeline import provenance
 from pipeline.keys import config_from_spec
+from pipeline.staging import DataSets
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
-from reid.train import TrialResult, metric_name, score, train
-
-_STATE = "state.safetensors"
+from reid.train import Resumption, TrialResult, metric_name, score, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,8 @@ class Assignment:
     """
 
     key: str
-    store: Path
-    data: Path
+    store: TrialStore
+    data: DataSets
     cpus: int
     gpus: float
     state_epochs: int
@@ -57,8 +56,9 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         DamagedNetworkError: the trial scores the network of another one, and that is no good.
     """
     provenance.environment()  # asked now: a commit made while this trains is not the code that trains
-    store = TrialStore(assignment.store)
-    folder, started = store.folder(assignment.key), time.time()
+    store, started = assignment.store, time.time()
+    store.refresh(assignment.key)
+    folder = store.folder(assignment.key)
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
     with alone_in(folder), Watch(folder, **limits) as watch:
 
@@ -69,7 +69,7 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         work = _score if "source" in store.spec(assignment.key) else _train
         result = work(store, assignment, alive)
         _finish(store, assignment, result, started)
-        (folder / _STATE).unlink(missing_ok=True)
+        store.remove(store.state_file(assignment.key))
 
 
 def failure(error: Exception) -> Failure:
@@ -81,28 +81,33 @@ def failure(error: Exception) -> Failure:
 
 
 def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
-    spec, state = store.spec(assignment.key), store.folder(assignment.key) / _STATE
+    spec, state = store.spec(assignment.key), store.state_file(assignment.key)
+    store.fetch(state)
 
     def report(metrics: dict[str, float]) -> None:
         store.append_epoch(assignment.key, {**metrics, "time": time.time()})
         publish(metrics)
 
     _begin(store, assignment.key, **_resumable(store, assignment.key, state))
-    return train(
+    weights = store.weights(assignment.key) if assignment.keep_weights else None
+    result = train(
         config_from_spec(spec),
-        _dataset(assignment.data / spec["dataset"]),
+        _dataset(assignment.data.folder(spec["dataset"])),
         report,
         device=_device(assignment),
-        state=state,
-        state_epochs=assignment.state_epochs,
-        weights=store.weights(assignment.key) if assignment.keep_weights else None,
+        resumption=Resumption(state, every=assignment.state_epochs, saved=lambda: store.upload(state)),
+        weights=weights,
     )
+    if weights is not None:
+        store.upload(weights)
+    return result
 
 
 def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
     """Score the network of another trial; there are no epochs to publish."""
     spec = store.spec(assignment.key)
-    data, weights = _dataset(assignment.data / spec["scored_on"]["dataset"]), store.weights(spec["source"])
+    data, weights = _dataset(assignment.data.folder(spec["scored_on"]["dataset"])), store.weights(spec["source"])
+    store.fetch(weights)
     _begin(store, assignment.key, from_epoch=0)
     try:
         return score(config_from_spec(spec), weights, data, device=_device(assignment))

@@ -58,6 +58,18 @@ class TrialResult:
         }
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """Where the resumable state of a trial is kept.
+
+    `path`: the file, read when it exists. `every`: epochs between two writes of it. `saved`: called after each.
+    """
+
+    path: Path
+    every: int
+    saved: Callable[[], None]
+
+
 def metric_name(embedding: str, metric: str) -> str:
     """What a metric, or an array behind it, is called: `mAP` of the method's own embedding, `global/mAP` of another."""
     return metric if embedding == OWN else f"{embedding}/{metric}"
@@ -69,14 +81,13 @@ def train(
     report: Report,
     *,
     device: str = "cpu",
-    state: Path | None = None,
-    state_epochs: int = 1,
+    resumption: Resumption | None = None,
     weights: Path | None = None,
 ) -> TrialResult:
     """Train and score one trial.
 
     The result depends on `config` and `data` alone: the same seed on the same machine gives the same bits, whether or
-    not the run was interrupted and resumed from `state` in between.
+    not the run was interrupted and resumed from its state in between.
 
     Args:
         config: the resolved trial.
@@ -84,8 +95,7 @@ def train(
         report: called after every epoch with its number, losses, learning rate and, in a trial that is scored on
             held-out identities, the validation metrics. It may raise to stop the trial.
         device: a torch device; a trial uses one.
-        state: file that holds the resumable state; written every `state_epochs` epochs, read when it exists.
-        state_epochs: epochs between two writes of `state`.
+        resumption: where its state is kept; None: it starts from the beginning, and no state is written.
         weights: file to write the trained network to, for `score`; None keeps no network.
 
     Raises:
@@ -94,12 +104,13 @@ def train(
     """
     with _deterministic(device):
         trial = _Trial(config, data, device)
-        if state is not None and state.exists():
-            trial.load(state)
+        if resumption is not None and resumption.path.exists():
+            trial.load(resumption.path)
         for epoch in range(trial.epoch + 1, config.recipe.schedule.epochs + 1):
             report(trial.run_epoch(epoch))
-            if state is not None and epoch % state_epochs == 0:
-                trial.save(state)
+            if resumption is not None and epoch % resumption.every == 0:
+                trial.save(resumption.path)
+                resumption.saved()
         if weights is not None:
             checkpoint.save(weights, trial.method.state_dict(), {"num_ids": trial.training.num_ids})
         return trial.result()

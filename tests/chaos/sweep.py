@@ -8,6 +8,7 @@ from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan
 from pipeline.progress import Sight
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import InterruptedSweep, Interrupts
 from tests.chaos import fake
@@ -28,8 +29,8 @@ def main(root: Path, count: int) -> int:
 
 def resources(root: Path) -> Resources:
     return Resources(
-        store=root,
-        data=root,
+        store=TrialStore(root),
+        data=InPlace(root),
         cpus=1,
         gpus=0,
         state_epochs=1,

@@ -21,6 +21,7 @@ import pytest
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from tests.chaos import fake
@@ -191,7 +192,7 @@ def sweep(ray_session: None, tmp_path: Path) -> Callable[..., tuple[Agenda, Tria
             "concurrent": 2,
         }
         with Interrupts(exit_code=3) as interrupts:
-            resources = Resources(store=store.root, data=tmp_path, **(usual | changes))
+            resources = Resources(store=store, data=InPlace(tmp_path), **(usual | changes))
             execute.execute(agenda, resources, [], interrupts, fake.work)
         return agenda, store
 

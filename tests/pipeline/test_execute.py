@@ -10,6 +10,7 @@ import pytest
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial, make_trial, scored
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from reid import methods
@@ -87,8 +88,8 @@ def run(
     plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
     agenda, notes = Agenda(plan, store), Notes()
     resources = Resources(
-        store=store.root,
-        data=data,
+        store=store,
+        data=InPlace(data),
         cpus=1,
         gpus=0,
         state_epochs=1,
@@ -220,8 +221,8 @@ def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
 
     share = Assignment(
         key=item.key,
-        store=store.root,
-        data=data,
+        store=store,
+        data=InPlace(data),
         cpus=1,
         gpus=0,
         state_epochs=1,
