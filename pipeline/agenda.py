@@ -53,6 +53,7 @@ class Agenda:
         for experiment, rows in plan.experiments:
             for trial in (one for row in rows for cell in row.trials.values() for one in cell):
                 self._use(trial, experiment.name)
+        store.refresh()
         self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
@@ -106,6 +107,7 @@ class Agenda:
         for run in self.searches:
             keys = [trial.key for trial in run.trials]
             if key in keys:
+                self.store.refresh(key)
                 stopped = self._stopped_at(run, keys.index(key))
                 return stopped is None or stopped > epoch
         return True

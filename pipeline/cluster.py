@@ -176,12 +176,13 @@ class Needs:
     """What trials need of every machine.
 
     `store`: a folder or address; `data`: the folder of the packed `datasets`, None: they are brought to the machine;
-    `shares`: those of the trials; `concurrent`: trials at a time, None: as many as there is room for.
+    `cache`: each machine's own folder for what is brought; `shares`: those of the trials; `concurrent`: trials at a time, None: as many as there is room for.
     """
 
     store: str
     data: str | None
     datasets: Sequence[str]
+    cache: str
     shares: Sequence[Share]
     concurrent: int | None
 
@@ -207,6 +208,7 @@ def admit(nodes: Sequence[Node], needs: Needs) -> None:
             "store": path,
             "data": needs.data,
             "datasets": list(needs.datasets),
+            "cache": needs.cache,
             "gpus": any(share.gpus for share in needs.shares),
         }
         waiting = _ask(asked, wanted)
@@ -246,7 +248,7 @@ def differences(one: Node, expected: Mapping[str, Any], found: Mapping[str, Any]
         wrong.append("Ray asks for no token, so that anybody can run code there: start it with RAY_AUTH_MODE=token")
     wrong += _storage(expected, found)
     if found["free"] < LEAST_FREE:
-        wrong.append(f"{size(found['free'])} free on the disk of ~/.cache: make room there")
+        wrong.append(f"{size(found['free'])} free on the disk of {found['cache']}: make room there")
     if found["gpus"] is not None and found["gpus"] < one.gpus:
         wrong.append(
             f"Ray counts {one.gpus:g} GPUs, torch sees {found['gpus']}: mend the driver, or `ray start --num-gpus`"

@@ -10,7 +10,7 @@ from pipeline.agenda import Agenda
 from pipeline.plan import Trial
 from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
-from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, tries_again
+from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, minutes, tries_again
 from pipeline.trial import Assignment, Terms, record
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
@@ -170,13 +170,32 @@ class Desk:
 
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
-        attempt, terms, now = self._attempts[key], self.resources.terms, time.monotonic()
-        limits = ((attempt.began, terms.trial_seconds), (attempt.heard, terms.silent_seconds))
-        over = any(limit is not None and now > since + limit + _GRACE_SECONDS for since, limit in limits)
+        attempt = self._attempts[key]
+        over = any(past > limit + _GRACE_SECONDS for past, limit, _ in self._limits(key))
         if over and attempt.failure is None:
             reason = "timeout: over a limit, and no answer from the worker"
             attempt.failure = Failure(cause=Cause.TIMEOUT, reason=reason)
         return over
+
+    def _limits(self, key: str) -> Iterator[tuple[float, float, str]]:
+        """The seconds that have passed of each limit of an attempt, those it has, and what the limit says."""
+        attempt, now = self._attempts[key], time.monotonic()
+        if (limit := self.resources.terms.trial_seconds) is not None:
+            yield now - attempt.began, limit, f"an attempt may take {minutes(limit)}"
+        if (limit := self.resources.terms.silent_seconds) is not None:
+            yield now - attempt.heard, limit, f"no epoch ended within {minutes(limit)}"
+
+    def _reached(self, key: str) -> str:
+        """The limit that an attempt has come to; empty if none. Its worker heard of the start before this desk did."""
+        return next((words for past, limit, words in self._limits(key) if past > 0.9 * limit), "")
+
+    def goes_on(self, key: str, epoch: int) -> bool:
+        """Whether a trial should train on after an epoch; as long as that cannot be said, it does."""
+        try:
+            return self.agenda.goes_on(key, epoch)
+        except OSError as error:
+            self.stop_starting(str(error))
+            return True
 
     def prune(self, key: str) -> None:
         """Record a search trial that was stopped early, with what it had reached."""
@@ -194,6 +213,7 @@ class Desk:
 
     def completed(self, key: str) -> None:
         """An attempt has come to its end, a good one or a bad one."""
+        self._refresh(key)
         if not self._attempts[key].placed:
             self._over(key, "preempted")  # it was taken back
         elif self._attempts[key].failure is not None:
@@ -201,7 +221,7 @@ class Desk:
         elif self.agenda.store.state(key) == "done":
             self._over(key, self.agenda.store.result(key)["status"])
         else:
-            reason = f"{Cause.READ_WRITE}: its result was written and is not in {self.agenda.store.folder(key)}"
+            reason = f"{Cause.READ_WRITE}: its result was written and is not in {self.agenda.store.place}/{key}"
             self._attempts[key].failure = Failure(cause=Cause.READ_WRITE, reason=reason)
             self.broke(key, "")
 
@@ -209,6 +229,7 @@ class Desk:
         """An attempt has failed: the trial is tried again, or fails, or waits until disks and machines are mended."""
         if self.interrupts.stopped:
             return
+        self._refresh(key)
         found = self._attempts[key].failure or self._lost(key, text)
         again = tries_again(found.cause, self._causes.setdefault(key, []), self.resources.max_failures)
         self._causes[key].append(found.cause)
@@ -247,11 +268,19 @@ class Desk:
         if "low on memory" in text or "OutOfMemory" in text or kernel_kills() > self._attempts[key].kills:
             reason = "out of memory: the worker was killed for it"
             return Failure(cause=Cause.MEMORY, reason=reason, detail=text)
+        limit = self._reached(key)
+        if limit:  # on another machine, where its last words lie
+            return Failure(cause=Cause.TIMEOUT, reason=f"timeout: {limit}, and its worker has ended", detail=text)
         return Failure(cause=Cause.LOST, reason="worker lost: its process or its machine died", detail=text)
+
+    def _refresh(self, key: str) -> None:
+        """Look at what a worker has written; where that fails, it is as it was."""
+        with self._writing():
+            self.agenda.store.refresh(key)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """The store cannot be written: that is the end of the sweep, and no reason to fall over."""
+        """The store cannot be written or reached: that is the end of the sweep, and no reason to fall over."""
         try:
             yield
         except OSError as error:

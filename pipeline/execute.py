@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,7 +29,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline import cluster
+from pipeline import cluster, scratch
 from pipeline.agenda import Agenda
 from pipeline.cluster import Node
 from pipeline.desk import Desk, Listener, Resources
@@ -69,8 +68,8 @@ def execute(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = Desk(agenda, resources, listeners, interrupts)
     desk.check_room()
-    scratch = resources.terms.store / ".tune"
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
+    store = resources.terms.store
+    scratch.clear(store)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(work), _request),
@@ -82,7 +81,7 @@ def execute(
             ),
             run_config=tune.RunConfig(
                 name=uuid.uuid4().hex[:8],
-                storage_path=str(scratch),
+                **scratch.storage(store),
                 verbose=0,
                 callbacks=[_Ear(desk)],
                 failure_config=tune.FailureConfig(max_failures=0),  # whether it is tried again is our decision
@@ -92,7 +91,7 @@ def execute(
             tuner.fit()
         desk.leave()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.clear(store)
     if desk.problem:
         raise HaltedError(desk.problem)
 
@@ -200,7 +199,7 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = _key(trial)
-        if "epoch" not in result or self.desk.agenda.goes_on(key, int(result["epoch"])):
+        if "epoch" not in result or self.desk.goes_on(key, int(result["epoch"])):
             return str(TrialScheduler.CONTINUE)
         self.desk.prune(key)
         return str(TrialScheduler.STOP)

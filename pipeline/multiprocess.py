@@ -14,7 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from pipeline import trial
+from pipeline import scratch, trial
 from pipeline.supervision import Cause, FailedError, LostWorkersError, claim
 from pipeline.trial import Assignment
 
@@ -45,7 +45,7 @@ def run(assignment: Assignment) -> None:
         ),
         run_config=RunConfig(
             name=f"{assignment.key}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(assignment.store / ".tune"),
+            **scratch.storage(assignment.store),
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(**_NEVER),
         ),

@@ -13,22 +13,21 @@ import fsspec
 from pipeline import keys, provenance
 from reid.data.dataset import ReidData
 
-CACHE = Path("~/.cache")  # pretrained weights and staged data go there
 
-
-def report(*, store: str, data: str | None, datasets: Sequence[str], gpus: bool) -> dict[str, Any]:
+def report(*, store: str, data: str | None, datasets: Sequence[str], cache: str, gpus: bool) -> dict[str, Any]:
     """What this process finds on its machine, as plain types.
 
     Args:
         store: a folder or an address that fsspec knows, in which the driver has left a file: the file's own path.
         data: the folder of the packed data sets; None: they are brought to the machine when a trial needs them.
         datasets: which of them trials train on.
+        cache: the folder of a machine's own that things are brought to.
         gpus: whether trials use GPUs.
 
     Returns:
         `host`, `commit`, the versions of `python`, `torch` and `ray`, `code` (a hash), `token` (whether Ray asks for
         one), `store` (what the driver wrote there), `data` (digests by data set; what is wrong begins with `!`),
-        `free` (bytes on the disk of the cache) and `gpus` (that torch sees; None: it was not asked).
+        `cache` (its folder), `free` (bytes on that one's disk) and `gpus` (that torch sees; None: it was not asked).
     """
     return {
         "host": provenance.host(),
@@ -40,7 +39,8 @@ def report(*, store: str, data: str | None, datasets: Sequence[str], gpus: bool)
         "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
         "store": _read_and_write(store),
         "data": {} if data is None else {name: _digest(Path(data) / name) for name in datasets},
-        "free": _free(CACHE.expanduser()),
+        "cache": cache,
+        "free": _free(Path(cache).expanduser()),
         "gpus": _gpus() if gpus else None,
     }
 

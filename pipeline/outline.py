@@ -14,6 +14,7 @@ from pipeline.cluster import Node
 from pipeline.costs import Estimate
 from pipeline.params import Params, load
 from pipeline.plan import Plan, expand
+from pipeline.remote import store_at
 from pipeline.shares import Machines
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
@@ -34,7 +35,7 @@ class Outlook:
 def run(root: Path, *, as_json: bool, nodes: Sequence[Node] | None = None) -> None:
     """Print what a sweep of `root`'s params.yaml would train, share and cost; nothing is trained."""
     params = load(root / "params.yaml")
-    outlook = look(root, params, TrialStore(root / params.sweep.store), nodes)
+    outlook = look(root, params, store_at(params.sweep.store, root, cache=params.sweep.cache), nodes)
     summary = outline(outlook)
     print(json.dumps(summary) if as_json else describe(summary, outlook))
 

@@ -194,9 +194,9 @@ class Watch:
         limits = []
         if self._end is not None:
             end, limit = self._end
-            limits.append((max(end - time.monotonic(), 1e-3), f"an attempt may take {_minutes(limit)}"))
+            limits.append((max(end - time.monotonic(), 1e-3), f"an attempt may take {minutes(limit)}"))
         if self._silent_seconds is not None:
-            limits.append((self._silent_seconds, f"no epoch ended within {_minutes(self._silent_seconds)}"))
+            limits.append((self._silent_seconds, f"no epoch ended within {minutes(self._silent_seconds)}"))
         if limits:
             seconds, words = min(limits)
             self._file.seek(0)
@@ -325,5 +325,6 @@ def _say(line: str) -> None:
     os.write(2, f"\n{line}\n".encode())  # print may be what was interrupted
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A limit as params.yaml has it."""
     return f"{seconds / 60:g} min"

@@ -8,17 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
-
-from pipeline import cluster, costs, export, locks, outline
+from pipeline import cluster, costs, export, locks, outline, staging
 from pipeline.agenda import Agenda
 from pipeline.cluster import Node
 from pipeline.desk import Resources
 from pipeline.outline import Outlook
 from pipeline.params import Params, ParamsError, load
 from pipeline.progress import Sight
+from pipeline.remote import store_at
 from pipeline.shares import Machines, Share
-from pipeline.store import TrialStore
 from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
 from pipeline.tracking import Tracker
 from pipeline.trial import Terms
@@ -43,13 +41,11 @@ def run(root: Path, address: str | None = None, nodes: Sequence[Node] | None = N
     try:
         with Interrupts(UNFINISHED) as interrupts:
             params = load(root / "params.yaml")
-            store = TrialStore(root / params.sweep.store)
+            store = store_at(params.sweep.store, root, cache=params.sweep.cache)
             with locks.alone_at(root, store):
                 return _run(root, outline.look(root, params, store, nodes), address, interrupts, yes=yes)
-    except filelock.Timeout as locked:
-        print(
-            f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
-        )
+    except locks.HeldError as held:
+        print(f"another sweep is running: {held}; wait for it or stop it", file=sys.stderr)
         return LOCKED
     except InterruptedSweep:
         print(_UNFINISHED, file=sys.stderr)
@@ -112,8 +108,8 @@ def _session(root: Path, params: Params, agenda: Agenda, address: str | None) ->
     from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
 
     terms = Terms(
-        store=agenda.store.root,
-        data=(root / "data").absolute(),
+        store=agenda.store,
+        data=staging.ready(root / "data", _data_sets(agenda), params.sweep.data, cache=params.sweep.cache),
         state_epochs=params.sweep.checkpoint_epochs,
         trial_seconds=_seconds(params.sweep.trial_minutes),
         silent_seconds=_seconds(params.sweep.silent_minutes),
@@ -126,14 +122,15 @@ def _session(root: Path, params: Params, agenda: Agenda, address: str | None) ->
             max_failures=params.sweep.max_failures,
         )
         if address:
-            cluster.admit(execute.machines(), _needs(params, agenda, resources))
+            cluster.admit(execute.machines(), _needs(root, params, agenda, resources))
         yield resources
 
 
-def _needs(params: Params, agenda: Agenda, resources: Resources) -> cluster.Needs:
+def _needs(root: Path, params: Params, agenda: Agenda, resources: Resources) -> cluster.Needs:
     return cluster.Needs(
-        store=str(resources.terms.store),
-        data=str(resources.terms.data),
+        store=agenda.store.place,
+        data=str((root / "data").absolute()) if params.sweep.data is None else None,
+        cache=params.sweep.cache,
         datasets=params.datasets,
         shares=_shares(agenda, resources),
         concurrent=params.sweep.concurrent,
@@ -155,6 +152,13 @@ def _shares(agenda: Agenda, resources: Resources) -> tuple[Share, ...]:
     """Those of what is to run; a search's trials are yet to come."""
     searched = {resources.shares.of([run.plan.experiment]) for run in agenda.searches if not run.final}
     return tuple(searched | {agenda.share(trial, resources.shares) for trial in agenda.unfinished()})
+
+
+def _data_sets(agenda: Agenda) -> set[str]:
+    """Those that what is to run, and what searches may ask for, is trained or scored on."""
+    specs = [trial.spec for trial in agenda.unfinished()]
+    needed = {spec["dataset"] for spec in specs} | {run.plan.dataset for run in agenda.searches}
+    return needed | {spec["scored_on"]["dataset"] for spec in specs if "scored_on" in spec}
 
 
 def _seconds(minutes: float | None) -> float | None:

@@ -12,14 +12,13 @@ from typing import Any
 from pipeline import provenance
 from pipeline.keys import code_digest, config_from_spec
 from pipeline.shares import Share
+from pipeline.staging import DataSets
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, FailedError, Failure, UnfitMachineError, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
-from reid.train import TrialResult, metric_name, score, train
-
-_STATE = "state.safetensors"
+from reid.train import Resumption, TrialResult, metric_name, score, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,8 @@ class Terms:
     `trial_seconds` and `silent_seconds` limit an attempt and the time between two of its epochs; None: no limit.
     """
 
-    store: Path
-    data: Path
+    store: TrialStore
+    data: DataSets
     state_epochs: int
     trial_seconds: float | None
     silent_seconds: float | None
@@ -66,9 +65,10 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         UnfitMachineError: this machine lacks the code, the store or the data of the sweep.
     """
     provenance.environment()  # asked now: a commit made while this trains is not the code that trains
-    store = TrialStore(assignment.store)
+    store, started = assignment.store, time.time()
+    store.refresh(assignment.key)
     _check_machine(store, assignment.key)
-    folder, started = store.folder(assignment.key), time.time()
+    folder = store.folder(assignment.key)
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
     with alone_in(folder), Watch(folder, **limits) as watch:
 
@@ -79,20 +79,20 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         work = _score if "source" in store.spec(assignment.key) else _train
         result = work(store, assignment, alive)
         _finish(store, assignment, result, started)
-        (folder / _STATE).unlink(missing_ok=True)
+        store.remove(store.state_file(assignment.key))
 
 
 def train_along(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
     """Train a trial as one of several processes, but not the first of them, which does what `run` says."""
-    store = TrialStore(assignment.store)
+    store = assignment.store
+    store.refresh(assignment.key)
     _check_machine(store, assignment.key)
     spec = store.spec(assignment.key)
     train(
         config_from_spec(spec),
-        _dataset(assignment.data / spec["dataset"]),
+        _dataset(assignment.data.folder(spec["dataset"])),
         publish,
         device=_device(assignment),
-        state=store.folder(assignment.key) / _STATE,
     )
 
 
@@ -120,28 +120,33 @@ def failure(error: Exception) -> Failure:
 
 
 def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
-    spec, state = store.spec(assignment.key), store.folder(assignment.key) / _STATE
+    spec, state = store.spec(assignment.key), store.state_file(assignment.key)
+    store.fetch(state)
 
     def report(metrics: dict[str, float]) -> None:
         store.append_epoch(assignment.key, {**metrics, "time": time.time()})
         publish(metrics)
 
     _begin(store, assignment.key, **_resumable(store, assignment.key, state))
-    return train(
+    weights = store.weights(assignment.key) if assignment.keep_weights else None
+    result = train(
         config_from_spec(spec),
-        _dataset(assignment.data / spec["dataset"]),
+        _dataset(assignment.data.folder(spec["dataset"])),
         report,
         device=_device(assignment),
-        state=state,
-        state_epochs=assignment.state_epochs,
-        weights=store.weights(assignment.key) if assignment.keep_weights else None,
+        resumption=Resumption(state, every=assignment.state_epochs, saved=lambda: store.upload(state)),
+        weights=weights,
     )
+    if weights is not None:
+        store.upload(weights)
+    return result
 
 
 def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
     """Score the network of another trial; there are no epochs to publish."""
     spec = store.spec(assignment.key)
-    data, weights = _dataset(assignment.data / spec["scored_on"]["dataset"]), store.weights(spec["source"])
+    data, weights = _dataset(assignment.data.folder(spec["scored_on"]["dataset"])), store.weights(spec["source"])
+    store.fetch(weights)
     _begin(store, assignment.key, from_epoch=0)
     try:
         return score(config_from_spec(spec), weights, data, device=_device(assignment))

@@ -11,6 +11,7 @@ from pipeline.desk import Resources
 from pipeline.plan import Plan
 from pipeline.progress import Sight
 from pipeline.shares import Machines, Node, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import InterruptedSweep, Interrupts
 from pipeline.trial import Assignment, Terms
@@ -32,7 +33,9 @@ def main(root: Path, count: int, address: str | None = None) -> int:
                 if address:
                     share = replace(share, machines=Machines(execute.machines(), None, execute.machines))
                     usual = (share.shares.usual,)
-                    needs = cluster.Needs(store=str(root), data=None, datasets=(), shares=usual, concurrent=None)
+                    needs = cluster.Needs(
+                        store=str(root), data=None, datasets=(), cache="~", shares=usual, concurrent=None
+                    )
                     cluster.admit(execute.machines(), needs)
                 execute.execute(agenda, share, [sight], interrupts, fake.work)
             return sweep._verdict(agenda)
@@ -46,7 +49,7 @@ def main(root: Path, count: int, address: str | None = None) -> int:
 def resources(root: Path) -> Resources:
     """Trials of one core each, two at a time."""
     return Resources(
-        terms=Terms(store=root, data=root, state_epochs=1, trial_seconds=None, silent_seconds=60),
+        terms=Terms(store=TrialStore(root), data=InPlace(root), state_epochs=1, trial_seconds=None, silent_seconds=60),
         shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
         machines=Machines([Node(2, 0)], concurrent=2),
         max_failures=2,

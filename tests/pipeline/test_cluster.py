@@ -95,6 +95,7 @@ EXPECTED: Mapping[str, Any] = {
     "token": True,
     "store": "mark",
     "data": {"market1501": "d1"},
+    "cache": "~/.cache",
     "free": 10**11,
     "gpus": 0,
 }
@@ -136,7 +137,7 @@ def test_what_differs_is_said_with_what_to_do(change: dict[str, Any], said: str)
 
 def needs(**changes: Any) -> Needs:
     shares = (Share(cpus=4, gpus=1.0, processes=1),)
-    usual = {"store": "/nowhere", "data": None, "datasets": (), "shares": shares, "concurrent": None}
+    usual = {"store": "/nowhere", "data": None, "datasets": (), "cache": "~", "shares": shares, "concurrent": None}
     return Needs(**usual | changes)
 
 
@@ -155,7 +156,7 @@ def test_no_room_is_an_error_unless_the_cluster_may_grow(capsys: pytest.CaptureF
 def test_a_report_names_what_is_there_and_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mark").write_text("unguessable")
     monkeypatch.setenv("RAY_AUTH_MODE", "TOKEN")
-    asked: dict[str, Any] = {"data": str(tmp_path), "datasets": ["synthetic"], "gpus": False}
+    asked: dict[str, Any] = {"data": str(tmp_path), "datasets": ["synthetic"], "cache": str(tmp_path), "gpus": False}
     found = node.report(store=str(tmp_path / "mark"), **asked)
     assert found["store"] == "unguessable"
     assert found["token"]
@@ -169,10 +170,12 @@ def test_a_report_names_what_is_there_and_what_is_not(tmp_path: Path, monkeypatc
 def test_a_store_in_memory_is_as_good_as_a_folder() -> None:
     """Any address that fsspec knows."""
     with cluster._marker("memory://store/trials") as path:
-        first, second = (node.report(store=path, data=None, datasets=[], gpus=True) for _ in range(2))
+        first, second = (node.report(store=path, data=None, datasets=[], cache="~", gpus=True) for _ in range(2))
         assert len(first["store"]) == 32
         assert first["store"] == second["store"]
-    assert node.report(store=path, data=None, datasets=[], gpus=True)["store"].startswith("!FileNotFoundError")
+    assert node.report(store=path, data=None, datasets=[], cache="~", gpus=True)["store"].startswith(
+        "!FileNotFoundError"
+    )
 
 
 def test_the_code_s_digest_moves_with_an_edit_of_any_file_and_not_with_a_comment(

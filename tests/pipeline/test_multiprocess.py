@@ -16,6 +16,7 @@ from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial, make_trial
 from pipeline.shares import Machines, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from pipeline.trial import Terms
@@ -63,7 +64,7 @@ def sweep(
 
     agenda = Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
     resources = Resources(
-        terms=Terms(store=store.root, data=data, state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
+        terms=Terms(store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
         shares=Shares(Share(cpus=1, gpus=0.0, processes=processes), {}),
         machines=Machines(execute.machines(), None),
         max_failures=1,
