@@ -176,7 +176,8 @@ class Needs:
     """What trials need of every machine.
 
     `store`: a folder or address; `data`: the folder of the packed `datasets`, None: they are brought to the machine;
-    `cache`: each machine's own folder for what is brought; `shares`: those of the trials; `concurrent`: trials at a time, None: as many as there is room for.
+    `cache`: each machine's own folder for what is brought; `shares`: those of the trials; `concurrent`: trials at a
+    time, None: as many as there is room for.
     """
 
     store: str
