@@ -17,6 +17,7 @@ from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, make_trial
 from pipeline.shares import Machines, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from pipeline.trial import Assignment, Terms, record
@@ -34,7 +35,7 @@ def sleeping(seconds: float) -> execute.Work:
         time.sleep(seconds)
         publish({"epoch": 1.0, "loss": 0.0, "seconds": seconds})
         result = record("done", {"mAP": 0.5}, epochs=1, seconds=seconds, share=assignment.share, started=started)
-        TrialStore(assignment.store).finish(assignment.key, result)
+        assignment.store.finish(assignment.key, result)
 
     return work
 
@@ -49,9 +50,11 @@ def sweep(count: int, seconds: float) -> float:
         agenda = Agenda(Plan(experiments=(), trials={t.key: t for t in trials}, searches=()), TrialStore(Path(folder)))
         place = Path(folder)
         resources = Resources(
-            terms=Terms(store=place, data=place, state_epochs=1, trial_seconds=None, silent_seconds=600),
+            terms=Terms(
+                store=agenda.store, data=InPlace(place), state_epochs=1, trial_seconds=None, silent_seconds=600
+            ),
             shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
-            machines=Machines(execute.nodes(), SLOTS),
+            machines=Machines(execute.machines(), SLOTS),
             max_failures=0,
         )
         started = time.perf_counter()

@@ -46,13 +46,14 @@ class Agenda:
         self._done: set[str] = set()  # a record that is done stays so
         self._urgent: deque[Trial] = deque()
         self._queue: list[Trial] = []
-        self._closed = False
+        self.closed = False
         self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
         self._users: dict[str, set[str]] = {}
         for experiment, rows in plan.experiments:
             for trial in (one for row in rows for cell in row.trials.values() for one in cell):
                 self._use(trial, experiment.name)
+        store.refresh()
         self.searches = [SearchRun(plan=item, most=search.most(item.search)) for item in plan.searches]
         self._advance_searches()
         for trial in plan.trials.values():
@@ -64,7 +65,7 @@ class Agenda:
         Args:
             fits: is asked of one after the other, the first to start first, until it says yes.
         """
-        if self._closed:
+        if self.closed:
             return None
         trial = next(filter(fits, self._in_order()), None)
         if trial is not None:
@@ -78,11 +79,11 @@ class Agenda:
 
     def finished(self) -> bool:
         """Whether nothing is running and nothing is left to start."""
-        return (self._closed or not self.queued()) and not self.running
+        return (self.closed or not self.queued()) and not self.running
 
     def close(self) -> None:
         """Start nothing more."""
-        self._closed = True
+        self.closed = True
 
     def again(self, key: str) -> None:
         """An attempt has ended without a terminal record: the trial is to be run once more, before the others."""
@@ -106,6 +107,7 @@ class Agenda:
         for run in self.searches:
             keys = [trial.key for trial in run.trials]
             if key in keys:
+                self.store.refresh(key)
                 stopped = self._stopped_at(run, keys.index(key))
                 return stopped is None or stopped > epoch
         return True

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import locks, machine, places
 from pipeline.params import ParamsError, Prepare, Profile, Sweep, shares
 from pipeline.places import Place
+from pipeline.remote import store_at
 from pipeline.shares import Shares
 from pipeline.store import TrialStore
 from pipeline.strict import read_yaml, validate
@@ -82,14 +83,14 @@ class Lock:
     """`held` by a process that runs; `stale`: left by one that has ended, and harmless; `damaged`: not readable."""
 
     name: str
-    path: Path
+    path: Path | str
     state: Literal["free", "held", "stale", "damaged"]
     owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkup:
-    """Everything that was looked at in the checkout at `root`."""
+    """Everything that was looked at in the checkout at `root`. `unreachable`: why a store at a URL could not be."""
 
     root: Path
     places: Sequence[Place]
@@ -97,7 +98,8 @@ class Checkup:
     environment: machine.Environment
     disks: Sequence[machine.Disk]
     locks: Sequence[Lock]
-    store: Path
+    store: str
+    unreachable: str
     trials: Mapping[str, int]
 
 
@@ -125,10 +127,12 @@ class Survey:
     def checkup(self) -> Checkup:
         """Look at the rest, then take what has been found of the data sets by the deadline."""
         root = self.root
-        store = TrialStore(root / (self.sweep.store if self.sweep else "results/trials"))
+        store, unreachable = _store(root, self.sweep)
         environment = machine.environment(root / "requirements.lock")
         disks = machine.disks({"data": root / "data", "results": root / "results", "trials": store.root})
         found = [_sweep_lock(root / locks.LOCK), *_dvc_locks(root / ".dvc" / "tmp")]
+        if found[0].state == "free" and not unreachable and (owner := locks.holder_of(store)):
+            found[0] = Lock(name="sweep", path=store.place, state="held", owner=owner)  # of another checkout
         states = Counter(map(store.state, store.keys()))
         return Checkup(
             root=root,
@@ -137,7 +141,8 @@ class Survey:
             environment=environment,
             disks=disks,
             locks=found,
-            store=store.root,
+            store=store.place,
+            unreachable=unreachable,
             trials={state: states[state] for state in ("done", "running", "failed")},
         )
 
@@ -266,6 +271,18 @@ def _prepared(folder: Path) -> Prepared:
         return Prepared(state=state, digest=info["digest"], counts=info["counts"], shape=shape)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
         return Prepared(state="damaged", detail=" ".join(str(error).split()))
+
+
+def _store(root: Path, sweep: Sweep | None) -> tuple[TrialStore, str]:
+    """The trial store as it is now, and why that cannot be said."""
+    if sweep is None:
+        return TrialStore(root / "results/trials"), ""
+    store = store_at(sweep.store, root, cache=sweep.cache, patience=0)
+    try:
+        store.refresh()
+    except (OSError, ValueError) as error:
+        return store, str(error)
+    return store, ""
 
 
 def _sweep_lock(path: Path) -> Lock:

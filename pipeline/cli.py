@@ -1,8 +1,8 @@
 """The command line. Each command loads params.yaml, calls one function and turns what went wrong into an exit code.
 
-0: done. 1: doctor found what stops a run, or verify what is wrong. 2: params.yaml or the data are wrong, or a sweep
-would take longer than `sweep.ask_above_hours` and was not told --yes: nothing was started; or MLflow could not be told
-everything. 3: trials are unfinished. 4: a sweep runs, or another process writes to MLflow.
+0: done. 1: doctor found what stops a run, or verify what is wrong. 2: params.yaml, the data or the cluster are wrong,
+or a sweep would take longer than `sweep.ask_above_hours` and was not told --yes: nothing was started; or MLflow could
+not be told everything. 3: trials are unfinished. 4: a sweep runs, or another process writes to MLflow.
 """
 
 import subprocess
@@ -16,12 +16,22 @@ import typer
 from pipeline.strict import ParamsError
 
 if TYPE_CHECKING:
+    from pipeline.cluster import Node
     from pipeline.params import Params
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 Checkout = Annotated[Path, typer.Option("--root", help="The checkout to look at; this folder if none is named.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="REID_ADDRESS",
+        metavar="HOST:PORT",
+        help="The head of a Ray cluster to run on, or auto: the one this machine is part of. None: this machine alone.",
+    ),
+]
 Root = Annotated[
     str | None,
     typer.Option("--root", help="Where downloaded data sets lie; it comes before the environment and params.yaml."),
@@ -64,11 +74,12 @@ def split(dataset: str) -> None:
 
 
 @app.command()
-def plan(as_json: AsJson = False) -> None:
+def plan(as_json: AsJson = False, address: Address = None) -> None:
     """Say what a sweep would train and what that costs, without training anything."""
+    nodes = _reached(address)[1]
     from pipeline import outline
 
-    outline.run(Path.cwd(), as_json=as_json)
+    outline.run(Path.cwd(), as_json=as_json, nodes=nodes)
 
 
 @app.command()
@@ -76,11 +87,13 @@ def sweep(
     yes: Annotated[
         bool, typer.Option("--yes", envvar="REID_YES", help="However long it takes; REID_YES=1 says so to dvc repro.")
     ] = False,
+    address: Address = None,
 ) -> None:
     """Train every trial of the selected experiments that the store lacks, and export the results."""
+    head, nodes = _reached(address)
     from pipeline import sweep as stage
 
-    sys.exit(stage.run(Path.cwd(), yes=yes))
+    sys.exit(stage.run(Path.cwd(), head, nodes, yes=yes))
 
 
 @app.command()
@@ -192,6 +205,14 @@ def ui() -> None:
     command, environment = addresses.ui_command(params.tracking.uri, Path.cwd(), port=port)
     print(f"MLflow: {links.home_url(params.tracking.ui)}  (Ctrl-C ends it)", flush=True)
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+def _reached(option: str | None) -> "tuple[str | None, tuple[Node, ...] | None]":
+    """The cluster to run on and its machines; asked before torch is imported, so that what is wrong is said soon."""
+    from pipeline import cluster
+
+    head = cluster.named(option)
+    return head, cluster.reach(head) if head else None
 
 
 def _known(dataset: str) -> "Params":

@@ -10,7 +10,7 @@ from pipeline.agenda import Agenda
 from pipeline.plan import Trial
 from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
-from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, tries_again
+from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, minutes, tries_again
 from pipeline.trial import Assignment, Terms, record
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
@@ -42,9 +42,10 @@ class Resources:
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt that runs: its share, since when it gives no sign of life, and what was found to be wrong with it."""
+    """An attempt: its share, whether a worker has it, its last sign of life, and what is wrong with it."""
 
     share: Share
+    placed: bool = False
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -58,6 +59,7 @@ class Desk:
         self.agenda, self.resources, self.listeners, self.interrupts = agenda, resources, listeners, interrupts
         self.problem = ""
         self._idle = False
+        self.shunned: set[str] = set()  # machines that are unfit, by Ray's ids
         self._attempts: dict[str, _Attempt] = {}
         self._causes: dict[str, list[Cause]] = {}  # of a trial's failures in this sweep
 
@@ -71,7 +73,7 @@ class Desk:
         """The next trial for a worker, its record opened; None if there is none now, or no room for it."""
         trial = None if self._idle else self.agenda.next(self._fits())
         if trial is None:
-            self._idle = True  # until an attempt has ended
+            self._idle = not self.resources.machines.grow  # until an attempt has ended
             if not self._attempts:
                 self.check_room()
             return None
@@ -110,6 +112,8 @@ class Desk:
             if not run.final:
                 name = run.plan.experiment
                 wanted.setdefault(self.resources.shares.of([name]), f"the trials of {name}")
+        if self.resources.machines.grow:
+            return  # there may be room yet
         have = ", ".join(map(str, self.resources.machines.nodes))
         problems = [
             f"no machine has room for {name}, which asks for {share} (resources in params.yaml): there is {have}"
@@ -123,9 +127,11 @@ class Desk:
         """Says of one trial after the other, in the order of the agenda, whether it may start.
 
         For the first one that finds no room, room is kept: what comes after it starts where it takes nothing of that.
+        Where machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One
+        of several processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
         """
         machines = self.resources.machines
-        room = Room.of(machines.nodes)
+        room = Room.of(machines.now())
         for attempt in self._attempts.values():
             room = room.without(attempt.share)
         full = machines.concurrent is not None and len(self._attempts) >= machines.concurrent
@@ -134,7 +140,8 @@ class Desk:
         def fits(trial: Trial) -> bool:
             nonlocal room, kept
             share = self.share(trial)
-            if full or room.holds(share):
+            waits = machines.grow and (share.processes == 1 or not self._attempts)
+            if full or waits or room.holds(share):
                 return not full
             if not kept:
                 room, kept = room.without(share), True
@@ -145,6 +152,7 @@ class Desk:
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
         attempt = self._attempts[key]
+        attempt.placed = True
         attempt.began = attempt.heard = time.monotonic()
 
     def reported(self, key: str, metrics: dict[str, Any]) -> None:
@@ -162,13 +170,32 @@ class Desk:
 
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
-        attempt, terms, now = self._attempts[key], self.resources.terms, time.monotonic()
-        limits = ((attempt.began, terms.trial_seconds), (attempt.heard, terms.silent_seconds))
-        over = any(limit is not None and now > since + limit + _GRACE_SECONDS for since, limit in limits)
+        attempt = self._attempts[key]
+        over = any(past > limit + _GRACE_SECONDS for past, limit, _ in self._limits(key))
         if over and attempt.failure is None:
             reason = "timeout: over a limit, and no answer from the worker"
             attempt.failure = Failure(cause=Cause.TIMEOUT, reason=reason)
         return over
+
+    def _limits(self, key: str) -> Iterator[tuple[float, float, str]]:
+        """The seconds that have passed of each limit of an attempt, those it has, and what the limit says."""
+        attempt, now = self._attempts[key], time.monotonic()
+        if (limit := self.resources.terms.trial_seconds) is not None:
+            yield now - attempt.began, limit, f"an attempt may take {minutes(limit)}"
+        if (limit := self.resources.terms.silent_seconds) is not None:
+            yield now - attempt.heard, limit, f"no epoch ended within {minutes(limit)}"
+
+    def _reached(self, key: str) -> str:
+        """The limit that an attempt has come to; empty if none. Its worker heard of the start before this desk did."""
+        return next((words for past, limit, words in self._limits(key) if past > 0.9 * limit), "")
+
+    def goes_on(self, key: str, epoch: int) -> bool:
+        """Whether a trial should train on after an epoch; as long as that cannot be said, it does."""
+        try:
+            return self.agenda.goes_on(key, epoch)
+        except OSError as error:
+            self.stop_starting(str(error))
+            return True
 
     def prune(self, key: str) -> None:
         """Record a search trial that was stopped early, with what it had reached."""
@@ -186,32 +213,36 @@ class Desk:
 
     def completed(self, key: str) -> None:
         """An attempt has come to its end, a good one or a bad one."""
-        if self._attempts[key].failure is not None:
+        self._refresh(key)
+        if not self._attempts[key].placed:
+            self._over(key, "preempted")  # it was taken back
+        elif self._attempts[key].failure is not None:
             self.broke(key, "")
         elif self.agenda.store.state(key) == "done":
             self._over(key, self.agenda.store.result(key)["status"])
         else:
-            reason = f"{Cause.READ_WRITE}: its result was written and is not in {self.agenda.store.folder(key)}"
+            reason = f"{Cause.READ_WRITE}: its result was written and is not in {self.agenda.store.place}/{key}"
             self._attempts[key].failure = Failure(cause=Cause.READ_WRITE, reason=reason)
             self.broke(key, "")
 
     def broke(self, key: str, text: str) -> None:
-        """An attempt has failed: the trial is tried again, or fails, or waits for the disk to have room."""
+        """An attempt has failed: the trial is tried again, or fails, or waits until disks and machines are mended."""
         if self.interrupts.stopped:
             return
+        self._refresh(key)
         found = self._attempts[key].failure or self._lost(key, text)
         again = tries_again(found.cause, self._causes.setdefault(key, []), self.resources.max_failures)
         self._causes[key].append(found.cause)
         verdict = "again" if again else "failed"
-        if verdict == "failed" and found.cause is not Cause.NO_ROOM:
+        if verdict == "failed" and found.cause not in (Cause.NO_ROOM, Cause.UNFIT):
             with self._writing():
                 self.agenda.store.fail(key, reason=found.reason, detail=found.detail)
-        if found.cause is Cause.NO_ROOM:
+        if found.cause is Cause.NO_ROOM or (found.cause is Cause.UNFIT and not again):
             self.stop_starting(found.reason)
         self._over(key, "preempted" if self.problem and not again else verdict, reason=found.reason)
 
     def stop_starting(self, problem: str) -> None:
-        """Something cannot be written: no further trial starts, and those that still can go on to their end."""
+        """A disk is full, or machines are unfit: no further trial starts; those that still can go on to their end."""
         self.problem = self.problem or problem
         self.agenda.close()
 
@@ -237,11 +268,19 @@ class Desk:
         if "low on memory" in text or "OutOfMemory" in text or kernel_kills() > self._attempts[key].kills:
             reason = "out of memory: the worker was killed for it"
             return Failure(cause=Cause.MEMORY, reason=reason, detail=text)
+        limit = self._reached(key)
+        if limit:  # on another machine, where its last words lie
+            return Failure(cause=Cause.TIMEOUT, reason=f"timeout: {limit}, and its worker has ended", detail=text)
         return Failure(cause=Cause.LOST, reason="worker lost: its process or its machine died", detail=text)
+
+    def _refresh(self, key: str) -> None:
+        """Look at what a worker has written; where that fails, it is as it was."""
+        with self._writing():
+            self.agenda.store.refresh(key)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """The store cannot be written: that is the end of the sweep, and no reason to fall over."""
+        """The store cannot be written or reached: that is the end of the sweep, and no reason to fall over."""
         try:
             yield
         except OSError as error:

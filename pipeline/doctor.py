@@ -70,6 +70,8 @@ def diagnose(checkup: Checkup, prepare: Prepare | None, shares: Shares | None) -
     needed = _packed_bytes(listed.values(), prepare.image_size) if prepare else 0
     findings += [one for disk in checkup.disks for one in _disk_findings(disk, needed if "data" in disk.holds else 0)]
     findings += [one for lock in checkup.locks for one in _lock_findings(lock)]
+    if checkup.unreachable:
+        findings.append(Finding(f"the trial store cannot be reached: {checkup.unreachable}", "mend that"))
     if failed := checkup.trials["failed"]:
         findings.append(Finding(f"{failed} trials have failed", "run them again: make retry", stops=False))
     return findings

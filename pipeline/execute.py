@@ -3,14 +3,14 @@
 import dataclasses
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: results are ours, workers keep the working directory, all sockets are on loopback.
+# Read by Ray when it is imported: results are ours, workers keep the working directory, all sockets are on loopback
+# unless `pipeline.cluster` has said otherwise.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -29,19 +29,22 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline import cluster, scratch
 from pipeline.agenda import Agenda
+from pipeline.cluster import Node
 from pipeline.desk import Desk, Listener, Resources
-from pipeline.shares import Node
-from pipeline.supervision import Cause, Interrupts, claim, mourned
+from pipeline.shares import Share
+from pipeline.supervision import Cause, Interrupts, LostWorkersError, claim, mourned
 from pipeline.trial import Assignment, failure, run
 
+_OF_WORKERS = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")  # which a cluster's do not inherit
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray: images are memory-mapped, results are files
 
 Work = Callable[[Assignment, Callable[[dict[str, float]], None]], None]
 
 
-class UnwritableError(Exception):
-    """A file cannot be written, most likely because a disk is full. Nothing that was recorded is lost."""
+class HaltedError(Exception):
+    """No further trial can start: a file cannot be written, or no machine is fit. Nothing that was recorded is lost."""
 
 
 def execute(
@@ -60,13 +63,13 @@ def execute(
 
     Raises:
         ParamsError: no machine has room for a trial; then none was started.
-        UnwritableError: the sweep came to an end for want of room on a disk; trials are unfinished.
+        HaltedError: the sweep came to an end for want of room on a disk, or of a machine; trials are unfinished.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is in the store, and told at the end
     desk = Desk(agenda, resources, listeners, interrupts)
     desk.check_room()
-    scratch = resources.terms.store / ".tune"
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
+    store = resources.terms.store
+    scratch.clear(store)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(work), _request),
@@ -78,7 +81,7 @@ def execute(
             ),
             run_config=tune.RunConfig(
                 name=uuid.uuid4().hex[:8],
-                storage_path=str(scratch),
+                **scratch.storage(store),
                 verbose=0,
                 callbacks=[_Ear(desk)],
                 failure_config=tune.FailureConfig(max_failures=0),  # whether it is tried again is our decision
@@ -88,43 +91,55 @@ def execute(
             tuner.fit()
         desk.leave()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.clear(store)
     if desk.problem:
-        raise UnwritableError(desk.problem)
+        raise HaltedError(desk.problem)
 
 
 @contextmanager
-def session(*, cpus: int | None = None) -> Iterator[None]:
-    """A local Ray session on loopback, for as long as the block runs; one that is already there is used and left."""
+def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
+    """A Ray session for as long as the block runs; one that is already there is used and left.
+
+    When the driver of a local one dies, a process of ours sees to its workers; that of a cluster is missed by the
+    cluster itself, which ends its workers within a second.
+
+    Args:
+        address: of a cluster that `cluster.reach` has found; None: a session of this machine alone, on loopback.
+        cpus: how many a local session may use; None: all.
+    """
     if ray.is_initialized():
         yield
         return
-    with mourned():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    with nullcontext() if address else mourned():
+        if address:
+            ray.init(address, runtime_env={"env_vars": {name: os.environ[name] for name in _OF_WORKERS}}, **quiet)
+        else:
+            store = _OBJECT_STORE_BYTES
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def nodes() -> list[Node]:
-    """The session's machines."""
-    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in have]
+def machines() -> tuple[Node, ...]:
+    """Those of the session that are alive."""
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    return cluster.parse([(one["NodeID"], one["NodeManagerAddress"], one["Resources"]) for one in alive])
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Ray sets aside for a trial."""
+    """What Ray sets aside for a trial in Tune's worker, on a machine that is none of the unfit ones.
+
+    Where that worker only waits for other processes, it is next to nothing.
+    """
     share = config["assignment"].share
     bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
-    return tune.PlacementGroupFactory([bundle] * share.processes)
+    if share.processes > 1:
+        bundle = {"memory": 1.0}  # a byte, because nothing at all is refused
+    unfit = [{"ray.io/node-id": f"!in({','.join(config['shunned'])})"}] if config["shunned"] else None
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=unfit)
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
@@ -132,14 +147,21 @@ def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
 
     def attempt(config: dict[str, Any]) -> None:
         assignment: Assignment = config["assignment"]
-        claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
-        tune.report({"ready": True})
         try:
+            if assignment.share.processes > 1:
+                from pipeline import multiprocess  # slow to import, and needed for few trials
+
+                multiprocess.run(assignment)
+                return
+            claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
+            tune.report({"ready": True})
             work(assignment, lambda metrics: tune.report(dict(metrics)))
+        except LostWorkersError:
+            raise  # the desk finds out why
         except Exception as error:
             found = failure(error)
-            tune.report({"failure": dataclasses.asdict(found)})
-            if found.cause is Cause.MEMORY:
+            tune.report({"failure": dataclasses.asdict(found), "machine": ray.get_runtime_context().get_node_id()})
+            if found.cause in (Cause.MEMORY, Cause.UNFIT):
                 raise  # which ends the process, and so gives back all that it holds
 
     return attempt
@@ -155,7 +177,7 @@ class _Queue(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self.desk.start()
         if trial is not None:
-            return {"assignment": self.desk.assignment(trial)}
+            return {"assignment": self.desk.assignment(trial), "shunned": sorted(self.desk.shunned)}
         return str(Searcher.FINISHED) if self.desk.agenda.finished() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -177,10 +199,18 @@ class _Gate(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = _key(trial)
-        if "epoch" not in result or self.desk.agenda.goes_on(key, int(result["epoch"])):
+        if "epoch" not in result or self.desk.goes_on(key, int(result["epoch"])):
             return str(TrialScheduler.CONTINUE)
         self.desk.prune(key)
         return str(TrialScheduler.STOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """As its parent does; what waits for a machine is taken back once nothing more is to start."""
+        if self.desk.agenda.closed:
+            for trial in [trial for trial in tune_controller.get_trials() if trial.status == "PENDING"]:
+                tune_controller.stop_trial(trial)
+            return None
+        return super().choose_trial_to_run(tune_controller)
 
 
 def _key(trial: Any) -> str:
@@ -211,6 +241,14 @@ class _Ear(tune.Callback):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.desk.reported(_key(trial), result)
+        if result.get("failure", {}).get("cause") == Cause.UNFIT:
+            self._shun(result["machine"], trial.config["assignment"].share)
+
+    def _shun(self, name: str, share: Share) -> None:
+        """Send no further trial to an unfit machine, unless it is the only one."""
+        fit = {one.id for one in machines() if one.holds(share)} - self.desk.shunned
+        if fit - {name}:
+            self.desk.shunned.add(name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.desk.completed(_key(trial))

@@ -6,27 +6,24 @@ the data of today, is what makes going back to them free: it is kept unless `und
 
 import functools
 import json
-import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline import keys, locks, outline
 from pipeline.agenda import Agenda
 from pipeline.params import load
-from pipeline.store import TrialStore
+from pipeline.remote import store_at
+from pipeline.store import GONE, Held, TrialStore
 from pipeline.words import counted, size
 from reid.data.dataset import ReidData
 
 LOCKED = 4
 _DAY = 86400.0
-_GONE = ".gone-"
 CODE, DATA, UNDECLARED = "trials of other code", "trials of other data", "trials of other parameters"
 DAMAGED_SPEC, STATES, NETWORKS = (
     "trials without a readable record",
@@ -38,9 +35,12 @@ ASIDE, SCRATCH = "damaged files set aside", "scratch"
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """Something that can go: a file or a folder, why, its bytes, and the days since anything in it was written."""
+    """Something that can go: a folder of the store or a file in one, why, its bytes, and the days since it was written.
 
-    path: Path
+    `path` is relative to the store.
+    """
+
+    path: str
     why: str
     bytes: int
     days: float
@@ -60,15 +60,15 @@ def run(root: Path, *, yes: bool, older_than: float, undeclared: bool, as_json: 
         0: done. 4: a sweep is running; nothing was looked at.
     """
     params = load(root / "params.yaml")
-    store = TrialStore(root / params.sweep.store)
+    store = store_at(params.sweep.store, root, cache=params.sweep.cache)
     try:
         with locks.alone_at(root, store):
             found = [item for item in find(root, store) if item.days >= older_than]
             going = [item for item in found if undeclared or item.why != UNDECLARED]
             if yes:
                 delete(going, store)
-    except filelock.Timeout as locked:
-        print(f"a sweep is running (it holds {locked.lock_file}): wait for it or stop it", file=sys.stderr)
+    except locks.HeldError as held:
+        print(f"a sweep is running: {held}; wait for it or stop it", file=sys.stderr)
         return LOCKED
     kept = [item for item in found if item not in going]
     print(_as_json(going, kept, deleted=yes) if as_json else describe(going, kept, deleted=yes))
@@ -88,28 +88,26 @@ def find(root: Path, store: TrialStore) -> list[Item]:
     unfinished = agenda.unfinished()
     needed = {trial.key for trial in unfinished} | {trial.source.key for trial in unfinished if trial.source}
     items: list[Item] = []
-    for folder in sorted(path for path in store.root.glob("*") if path.is_dir() and not path.is_symlink()):
-        if folder.name.startswith("."):
-            if folder.name == ".tune" or folder.name.startswith(_GONE):
-                items.append(_item(folder, SCRATCH))
-        elif not _is_key(store, folder.name):
+    for folder, files in sorted(store.files().items()):
+        if folder.startswith("."):
+            if folder == ".tune" or folder.startswith(GONE):
+                items.append(_item(folder, SCRATCH, files.values()))
+        elif not _is_key(store, folder):
             continue  # not ours
-        elif folder.name in agenda.declared:
-            items += _leftovers(folder, finished=folder.name not in needed and agenda.terminal(folder.name))
+        elif folder in agenda.declared:
+            items += _leftovers(folder, files, finished=folder not in needed and agenda.terminal(folder))
         else:
-            items.append(_item(folder, current.why(store, folder.name)))
+            items.append(_item(folder, current.why(store, folder), files.values()))
     return items
 
 
 def delete(items: list[Item], store: TrialStore) -> None:
-    """Delete; a folder is renamed first, so that a kill leaves scratch and no half of a trial."""
+    """Delete files and folders."""
     for item in items:
-        if not item.path.is_dir():
-            item.path.unlink()
-            continue
-        gone = item.path if item.path.name.startswith(".") else store.root / f"{_GONE}{item.path.name}"
-        item.path.replace(gone)
-        shutil.rmtree(gone)
+        if "/" in item.path:
+            store.remove(store.root / item.path)
+        else:
+            store.delete(item.path)
 
 
 def describe(going: list[Item], kept: list[Item], *, deleted: bool) -> str:
@@ -127,7 +125,7 @@ def describe(going: list[Item], kept: list[Item], *, deleted: bool) -> str:
 
 def _as_json(going: list[Item], kept: list[Item], *, deleted: bool) -> str:
     def tree(items: list[Item]) -> list[dict[str, Any]]:
-        return [{**asdict(item), "path": str(item.path)} for item in items]
+        return [asdict(item) for item in items]
 
     return json.dumps({"deleted": deleted, "items": tree(going), "kept": tree(kept)})
 
@@ -137,19 +135,17 @@ def _sums(items: list[Item]) -> Iterator[tuple[str, int, int]]:
         yield why, number, sum(item.bytes for item in items if item.why == why)
 
 
-def _leftovers(folder: Path, *, finished: bool) -> Iterator[Item]:
+def _leftovers(folder: str, files: Mapping[str, Held], *, finished: bool) -> Iterator[Item]:
     """What lies beside the record of a declared trial; `finished`: it is, and nothing waits for its network."""
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or not path.is_file():
-            continue
-        if ".damaged" in path.suffixes:
-            yield _item(path, ASIDE)
-        elif path.suffix == ".tmp":
-            yield _item(path, SCRATCH)
-        elif finished and path.name == "state.safetensors":
-            yield _item(path, STATES)
-        elif finished and path.name == "weights.safetensors":
-            yield _item(path, NETWORKS)
+    for name, held in sorted(files.items()):
+        if ".damaged." in name:
+            yield _item(f"{folder}/{name}", ASIDE, [held])
+        elif name.endswith(".tmp"):
+            yield _item(f"{folder}/{name}", SCRATCH, [held])
+        elif finished and name == "state.safetensors":
+            yield _item(f"{folder}/{name}", STATES, [held])
+        elif finished and name == "weights.safetensors":
+            yield _item(f"{folder}/{name}", NETWORKS, [held])
 
 
 class _Current:
@@ -191,11 +187,10 @@ class _Current:
             return None
 
 
-def _item(path: Path, why: str) -> Item:
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
-    stats = [one.stat() for one in files] or [path.stat()]
-    newest = max(one.st_mtime for one in stats)
-    return Item(path=path, why=why, bytes=sum(one.st_size for one in stats), days=max(0.0, time.time() - newest) / _DAY)
+def _item(path: str, why: str, files: Collection[Held]) -> Item:
+    newest = max((one.modified for one in files), default=0.0)  # an empty folder is as old as can be
+    days = max(0.0, time.time() - newest) / _DAY
+    return Item(path=path, why=why, bytes=sum(one.bytes for one in files), days=days)
 
 
 def _is_key(store: TrialStore, name: str) -> bool:

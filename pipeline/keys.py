@@ -134,6 +134,17 @@ def drawing_digest(*, package: Path = PACKAGE) -> str:
     return _code(["visualize.drawing"], package)
 
 
+def whole_digest() -> str:
+    """Hash of all the code of `reid` and of `pipeline`: where it is equal, a worker does what the driver expects."""
+    modules = {}
+    for package in (PACKAGE, Path(__file__).parent):
+        for path in package.rglob("*.py"):
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            modules[name] = _module(package, name)[0]
+    return _hash(canonical_json(modules))
+
+
 @functools.cache
 def _file_digest(path: Path) -> str:
     """Hash of a file of weights: another file under the same name is another trial."""

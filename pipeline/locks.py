@@ -1,28 +1,29 @@
-"""The lock of a sweep: a file in the checkout and one in the trial store, which two checkouts may share.
+"""The lock of a sweep: a file in the checkout, and one in the trial store, which two checkouts may share.
 
-A lock goes with its process, however that dies; beside it stays a note of who took it last. Needs no torch.
+A lock goes with its process, however that dies; beside it stays a note of who took it last. A store at a URL has a
+lease in the file's place, see `pipeline.leases`. Needs no torch.
 """
 
 import fcntl
 import getpass
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import filelock
 
 from pipeline import provenance
+from pipeline.leases import HeldError, Lease
+from pipeline.remote import RemoteStore
 from pipeline.store import TrialStore
 
+__all__ = ["LOCK", "HeldError", "alone", "alone_at", "held", "holder", "holder_of", "noted_owner", "owner_of"]
+
 LOCK = Path("results/sweep.lock")
-
-
-def of_store(store: TrialStore) -> Path:
-    """The lock of a trial store."""
-    return store.root / "sweep.lock"
 
 
 @contextmanager
@@ -30,10 +31,14 @@ def alone(path: Path) -> Iterator[None]:
     """Hold a lock.
 
     Raises:
-        filelock.Timeout: another process holds it.
+        HeldError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, timeout=0):
+    try:
+        lock = filelock.FileLock(path, timeout=0).acquire()
+    except filelock.Timeout:
+        raise HeldError(owner_of(path)) from None
+    with lock:
         owner = {"pid": os.getpid(), "host": provenance.host(), "user": getpass.getuser(), "since": time.ctime()}
         path.with_suffix(".owner").write_text(json.dumps(owner))
         yield
@@ -43,11 +48,26 @@ def alone(path: Path) -> Iterator[None]:
 def alone_at(root: Path, store: TrialStore) -> Iterator[None]:
     """Hold the locks of the checkout at `root` and of its store.
 
+    A process that loses that of a store at a URL writes nothing more there and is told to end, by SIGTERM.
+
     Raises:
-        filelock.Timeout: another process holds one of them.
+        HeldError: another process holds one of them.
     """
-    with alone(root / LOCK), alone(of_store(store)):
+    with alone(root / LOCK), _of_store(store):
         yield
+
+
+def holder(root: Path, store: TrialStore) -> str:
+    """Who holds the lock of the checkout at `root`, or that of its store; empty if nobody does."""
+    return (owner_of(root / LOCK) if held(root / LOCK) else "") or holder_of(store)
+
+
+def holder_of(store: TrialStore) -> str:
+    """Who holds the lock of a store; empty if nobody does."""
+    if isinstance(store, RemoteStore):
+        return _lease(store).holder()
+    path = store.root / LOCK.name
+    return owner_of(path) if held(path) else ""
 
 
 def held(path: Path) -> bool:
@@ -71,6 +91,22 @@ def noted_owner(path: Path) -> str:
         return ""
 
 
-def owner(path: Path) -> str:
+def owner_of(path: Path) -> str:
     """Who holds a lock that is held; it may have been taken but now, with the note still to come."""
     return noted_owner(path) or f"an unknown process holds {path}"
+
+
+def _of_store(store: TrialStore) -> AbstractContextManager[None]:
+    if not isinstance(store, RemoteStore):
+        return alone(store.root / LOCK.name)
+
+    def lost(owner: str) -> None:
+        store.refuse(f"{store.place}: the lease is lost to {owner}: it was not renewed in time")
+        os.write(2, f"\nthe lease of {store.place} is lost to {owner}: what is not done is left to it\n".encode())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return _lease(store).alone(lost)
+
+
+def _lease(store: RemoteStore) -> Lease:
+    return Lease(store.objects, LOCK.name)

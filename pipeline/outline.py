@@ -3,16 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import census, costs, experiments, machine, status
 from pipeline.agenda import Agenda
+from pipeline.cluster import Node
 from pipeline.costs import Estimate
 from pipeline.params import Params, load
 from pipeline.plan import Plan, expand
+from pipeline.remote import store_at
 from pipeline.shares import Machines
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
@@ -30,16 +32,22 @@ class Outlook:
     cost: Estimate
 
 
-def run(root: Path, *, as_json: bool) -> None:
+def run(root: Path, *, as_json: bool, nodes: Sequence[Node] | None = None) -> None:
     """Print what a sweep of `root`'s params.yaml would train, share and cost; nothing is trained."""
     params = load(root / "params.yaml")
-    outlook = look(root, params, TrialStore(root / params.sweep.store))
+    outlook = look(root, params, store_at(params.sweep.store, root, cache=params.sweep.cache), nodes)
     summary = outline(outlook)
     print(json.dumps(summary) if as_json else describe(summary, outlook))
 
 
-def look(root: Path, params: Params, store: TrialStore) -> Outlook:
-    """Expand parameters and hold what they declare against the store.
+def look(root: Path, params: Params, store: TrialStore, nodes: Sequence[Node] | None) -> Outlook:
+    """Expand parameters, hold what they declare against the store, and what is left against machines.
+
+    Args:
+        root: of the checkout.
+        params: its parameters.
+        store: the trial store that they name.
+        nodes: the machines of a cluster; None: this one alone.
 
     Raises:
         ParamsError: they and the data in `root` do not go together.
@@ -47,10 +55,11 @@ def look(root: Path, params: Params, store: TrialStore) -> Outlook:
     """
     plan = declared(root, params)
     agenda = Agenda(plan, store)
+    most = params.sweep.concurrent
     cost = costs.estimate(
         agenda,
         shares=params.shares(),
-        machines=Machines([machine.node()], params.sweep.concurrent),
+        machines=Machines([machine.node()], most) if nodes is None else Machines(nodes, most, lambda: nodes),
         num_ids={name: _identities(PackInfo.load(root / "data" / name)) for name in params.datasets},
     )
     return Outlook(params=params, plan=plan, agenda=agenda, cost=cost)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import StringConstraints
 
 from pipeline import experiments
+from pipeline.objects import SCHEMES
 from pipeline.shares import Share, Shares
 from pipeline.strict import (
     Distinct,
@@ -45,6 +46,12 @@ __all__ = [
 ]
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+\z"), "an address that starts with http:// or https://"]
+
+Place = Annotated[
+    str,
+    StringConstraints(pattern=rf"^(?:(?:{'|'.join(SCHEMES)})://[^/\s]+(?:/\S*)?|[^:]+)\z"),
+    f"a folder, or an address that starts with {' or '.join(f'{scheme}://' for scheme in SCHEMES)}",
+]
 
 Minutes = Annotated[float, Range(0.001)]
 
@@ -105,10 +112,14 @@ class Sweep(Section):
     `resources`: a trial's share; `resources_by_experiment`: what differs for those of an experiment.
     `trial_minutes`, for an attempt, and `silent_minutes`, between two of its epochs, are whole minutes or parts of one;
     None: no limit.
+    `store`: a folder or the URL of one. `data`: the same, for what machines stage the packed data sets from; None: they
+    use the checkout's own folder. `cache`: a machine's own folder for what it brings from either.
     `ask_above_hours`: a sweep that is estimated to take longer, one trial after the other, starts with `--yes` alone.
     """
 
-    store: str
+    store: Place
+    data: Place | None
+    cache: str
     resources: Share
     resources_by_experiment: dict[Name, Part]
     concurrent: Count | None

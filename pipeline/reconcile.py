@@ -14,6 +14,7 @@ from rich.progress import track
 
 from pipeline import addresses, locks, tracking, view
 from pipeline.params import Params, load
+from pipeline.remote import store_at
 from pipeline.store import TrialStore
 from pipeline.strict import redact
 from pipeline.tracking import Mirror
@@ -71,9 +72,10 @@ def reconcile(root: Path, params: Params) -> Outcome:
         filelock.Timeout: another process writes this store to MLflow.
         Exception: MLflow's, where it fails.
     """
-    store, outcome = TrialStore(root / params.sweep.store), Outcome()
+    store, outcome = store_at(params.sweep.store, root, cache=params.sweep.cache), Outcome()
     with tracking.writing(store).acquire(timeout=0):
-        sweeping = _sweeping(store)
+        sweeping = bool(locks.holder_of(store))  # so that a trial without an end on record is not over
+        store.refresh()
         mirror = Mirror(addresses.store_uri(params.tracking.uri, root), params.tracking.experiment, root, store)
         mirror.adopt(params.profile)
         outcome.tidied = 0 if sweeping else mirror.tidy()
@@ -109,11 +111,6 @@ def _bring_up(key: str, names: Mapping[str, str], store: TrialStore, mirror: Mir
         return
     outcome.written += wrote
     outcome.up_to_date += not wrote
-
-
-def _sweeping(store: TrialStore) -> bool:
-    """Whether a sweep is at this store, so that a trial without an end on record is not over."""
-    return locks.held(locks.of_store(store))
 
 
 def _names(exported: Path) -> dict[str, str]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline import census, locks, status
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError, nearest
@@ -40,7 +38,7 @@ def run(root: Path, names: Sequence[str], *, as_json: bool) -> int:
     try:
         with locks.alone_at(root, store):
             forgotten, left = forget(root, store, names)
-    except filelock.Timeout:
+    except locks.HeldError:
         print("a sweep is running, and tries again what is worth it: wait for it or stop it", file=sys.stderr)
         return LOCKED
     if as_json:
@@ -59,6 +57,7 @@ def forget(root: Path, store: TrialStore, names: Sequence[str]) -> tuple[list[Fo
     Raises:
         ParamsError: a name fits no failed trial; nothing was touched.
     """
+    store.refresh()
     note, rows = status.read_note(root), _rows(root)
     folders = {Path(folder).name: folder for folder in census.folders(store)}
     failed = sorted(key for key, folder in folders.items() if census.look(folder).state == "failed")
@@ -68,7 +67,7 @@ def forget(root: Path, store: TrialStore, names: Sequence[str]) -> tuple[list[Fo
     chosen = _chosen(names, known) if names else failed
     forgotten = [Forgotten(key=key, name=known[key][0], reason=store.failure(key)["reason"]) for key in chosen]
     for key in chosen:
-        (store.folder(key) / "failure.json").unlink()
+        store.remove(store.folder(key) / "failure.json")
     return forgotten, len(failed) - len(chosen)
 
 

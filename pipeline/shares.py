@@ -1,6 +1,6 @@
 """What share of a machine each trial gets, and how many such shares machines hold. Needs neither torch nor Ray."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Annotated
@@ -96,15 +96,28 @@ def slots(share: Share, nodes: Sequence[Node]) -> int:
 
 @dataclass(frozen=True)
 class Machines:
-    """What trials run on: so many at a time as fit, and no more than `concurrent` unless that is None."""
+    """What trials run on: so many at a time as fit, and no more than `concurrent` unless that is None.
+
+    `asked` tells the machines of a cluster, which come and go; None: they stay as they are.
+    """
 
     nodes: Sequence[Node]
     concurrent: int | None
+    asked: Callable[[], Sequence[Node]] | None = None
+
+    @property
+    def grow(self) -> bool:
+        """Whether machines may be added."""
+        return self.asked is not None
+
+    def now(self) -> Sequence[Node]:
+        """Those of this moment."""
+        return self.nodes if self.asked is None else self.asked()
 
     def at_once(self, share: Share) -> int:
-        """Trials of a share that run at a time; at least one."""
+        """Trials of a share that run at a time, on a cluster once it has grown; at least one."""
         fit = slots(share, self.nodes)
-        return max(1, min(fit, self.concurrent or fit))
+        return max(1, (self.concurrent or fit) if self.grow else min(fit, self.concurrent or fit))
 
 
 @dataclass(frozen=True)

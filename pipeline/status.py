@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import census, locks
+from pipeline.remote import store_at
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError, read_yaml
 from pipeline.words import counted, duration
@@ -33,6 +34,7 @@ _REMEDIES = {  # by the kind that a reason begins with
     "timeout": "see where it hung, below; raise sweep.trial_minutes or sweep.silent_minutes; then make retry",
     "worker lost": "see whether the machine is well (dmesg, disk, memory); then make retry",
     "file or network error": "mend what the reason names; then make retry",
+    "unfit machine": "mend that machine or take it out of the cluster; then make retry",
     "damaged weights": "make retry trains that network again",
     "unknown": "make retry",
 }
@@ -179,9 +181,11 @@ def store_of(root: Path) -> TrialStore:
         ParamsError: it names none.
     """
     sweep = read_yaml(root / "params.yaml").get("sweep")
-    if not isinstance(sweep, dict) or not isinstance(sweep.get("store"), str):
-        raise ParamsError([f"{root / 'params.yaml'}: sweep.store is missing, or no text"])
-    return TrialStore(root / sweep["store"])
+    store, cache = (sweep.get(name) if isinstance(sweep, dict) else None for name in ("store", "cache"))
+    if not isinstance(store, str) or not isinstance(cache, str):
+        lacking = "store" if not isinstance(store, str) else "cache"
+        raise ParamsError([f"{root / 'params.yaml'}: sweep.{lacking} is missing, or no text"])
+    return store_at(store, root, cache=cache, patience=0)
 
 
 def read(root: Path) -> Status:
@@ -199,8 +203,8 @@ class _Count:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store, self.note = root, store_of(root), read_note(root)
-        held = filter(locks.held, (root / locks.LOCK, locks.of_store(self.store)))
-        self.owner = next(map(locks.owner, held), "")
+        self.store.refresh()
+        self.owner = locks.holder(root, self.store)
         self.states: Counter[str] = Counter()
         self.failed_by: Counter[str] = Counter()
         self.running: list[Running] = []
@@ -216,7 +220,7 @@ class _Count:
         for key in (*known, *later):
             self._count(key)
         return Status(
-            store=str(self.store.root),
+            store=self.store.place,
             owner=self.owner,
             noted=self.note is not None,
             stale=self.note is not None and self.note.params != fingerprint(self.root),

@@ -19,9 +19,11 @@ import io
 import json
 import os
 import re
+import shutil
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +40,15 @@ PerQuery = dict[str, NDArray[Any]]
 _KEY = re.compile(r"[0-9a-f]{20}")
 _RECORD = ("spec.json", "metrics.jsonl", "per_query.npz", "result.json")  # what DONE vouches for
 _SEAL = b', "crc": "'
+GONE = ".gone-"  # how the name of a folder that is being deleted starts
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file of the store: its bytes, and when it was written, in seconds since 1970."""
+
+    bytes: int
+    modified: float
 
 
 class TrialStore:
@@ -49,6 +60,14 @@ class TrialStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+
+    @property
+    def place(self) -> str:
+        """Where the trials are, for people."""
+        return str(self.root)
+
+    def refresh(self, *keys: str) -> None:
+        """Learn what others have written of these trials since, or of all. In a folder that is seen at once."""
 
     def folder(self, key: str) -> Path:
         """The folder of a trial, whether it exists or not.
@@ -63,18 +82,18 @@ class TrialStore:
     def open(self, trial: "Trial") -> Path:
         """Record that a trial is about to run; its folder. What an earlier attempt left stays, for a resume."""
         folder = self.folder(trial.key)
+        self.refresh(trial.key)
         folder.mkdir(parents=True, exist_ok=True)
         _sync(self.root)
-        _replace(folder / "spec.json", _json(trial.spec))
-        if (folder / "failure.json").exists():
-            (folder / "failure.json").unlink()
-            _sync(folder)
+        self._write(folder / "spec.json", _json(trial.spec))
+        self.remove(folder / "failure.json")
         return folder
 
     def append_epoch(self, key: str, metrics: dict[str, float]) -> None:
         """Append one epoch's metrics, `epoch` among them; the record of a trial that is done stays as it is."""
-        if not _intact(self.folder(key)):
-            _append(self.folder(key) / "metrics.jsonl", metrics)
+        self.refresh(key)
+        if not intact(self.folder(key)):
+            self._append(self.folder(key) / "metrics.jsonl", _line(metrics))
 
     def epochs(self, key: str) -> list[dict[str, float]]:
         """The metrics by epoch; of an epoch run again after a resume the last line counts.
@@ -87,7 +106,8 @@ class TrialStore:
     def attempt(self, key: str, event: dict[str, Any]) -> None:
         """Note how an attempt began or ended; `event["event"]` says which of the two, as "started" or "ended"."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        _append(self.folder(key) / "attempts.jsonl", {"time": when, **event})
+        self.refresh(key)
+        self._append(self.folder(key) / "attempts.jsonl", _line({"time": when, **event}))
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
         """Every attempt at a trial, in order: when it `started` (ISO, UTC) and `ended`, with all that was noted then.
@@ -113,25 +133,26 @@ class TrialStore:
         if result["status"] not in ("done", "pruned"):
             raise ValueError(f"result['status'] is {result['status']!r}, allowed: done, pruned")
         folder = self.folder(key)
-        if _intact(folder):
+        self.refresh(key)
+        if intact(folder):
             return
         content = _json(result)
-        (folder / "per_query.npz").unlink(missing_ok=True)
+        self.remove(folder / "per_query.npz")
         if per_query is not None:
-            _replace(folder / "per_query.npz", _npz(per_query))
-        _replace(folder / "result.json", content)
-        (folder / "failure.json").unlink(missing_ok=True)
-        _replace(folder / "DONE", _seals(folder))
+            self._write(folder / "per_query.npz", _npz(per_query))
+        self._write(folder / "result.json", content)
+        self.remove(folder / "failure.json")
+        self._write(folder / "DONE", _seals(folder))
 
     def fail(self, key: str, reason: str, detail: str = "") -> None:
         """Record that a trial failed: a short reason for tables, a detail for people. A trial that is done stays so."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        _replace(self.folder(key) / "failure.json", _json({"reason": reason, "detail": detail, "when": when}))
+        self._write(self.folder(key) / "failure.json", _json({"reason": reason, "detail": detail, "when": when}))
 
     def state(self, key: str) -> State:
         """`running` means that it was opened and has no end on record, whether a process is at it or not."""
         folder = self.folder(key)
-        if _intact(folder):
+        if intact(folder):
             return "done"
         if (folder / "failure.json").exists():
             return "failed"
@@ -143,7 +164,7 @@ class TrialStore:
         Raises:
             LookupError: it is not.
         """
-        if not _intact(self.folder(key)):
+        if not intact(self.folder(key)):
             raise LookupError(f"trial {key} has no result: it is {self.state(key)}")
         return self._read(key, "result.json")
 
@@ -185,13 +206,33 @@ class TrialStore:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def state_file(self, key: str) -> Path:
+        """Where training keeps the resumable state of a trial."""
+        return self.folder(key) / "state.safetensors"
+
     def weights(self, key: str) -> Path:
         """Where the trained network of a trial is, if it was kept."""
         return self.folder(key) / "weights.safetensors"
 
     def has_weights(self, key: str) -> bool:
         """Whether it was."""
-        return self.weights(key).is_file()
+        return self.has(self.weights(key))
+
+    def has(self, path: Path) -> bool:
+        """Whether the store has this file of a trial."""
+        return path.is_file()
+
+    def fetch(self, path: Path) -> None:
+        """Bring a state or a network here, before it is read by its path; in a folder it is there."""
+
+    def upload(self, path: Path) -> None:
+        """Take in a state or a network that was written by its path; in a folder it is there."""
+
+    def remove(self, path: Path) -> None:
+        """Delete a file of a trial, if there is one."""
+        if self.has(path):
+            path.unlink()
+            _sync(path.parent)
 
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged file of a trial, so that it is in nobody's way and can be looked at; its new path."""
@@ -200,9 +241,32 @@ class TrialStore:
         _sync(path.parent)
         return aside
 
+    def files(self) -> dict[str, dict[str, Held]]:
+        """All that the store holds, ours or not: the files of each folder, by their paths in it."""
+        folders = [path for path in self.root.glob("*") if path.is_dir() and not path.is_symlink()]
+        return {folder.name: dict(_held(folder)) for folder in folders}
+
+    def delete(self, folder: str) -> None:
+        """Delete a folder of `files`. It is renamed first, so that a kill leaves scratch and no half of a trial."""
+        path = self.root / folder
+        gone = path if folder.startswith(".") else self.root / f"{GONE}{folder}"
+        path.replace(gone)
+        shutil.rmtree(gone)
+
     def keys(self) -> list[str]:
         """The keys of all trials that were ever opened, sorted."""
         return sorted(path.parent.name for path in self.root.glob("*/spec.json") if _KEY.fullmatch(path.parent.name))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        write_whole(path, content)
+
+    def _append(self, path: Path, line: bytes) -> None:
+        """Append a line. One torn by an earlier kill is closed off first."""
+        with path.open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            torn = end and os.pread(file.fileno(), 1, end - 1) != b"\n"
+            file.write(b"\n" + line if torn else line)
+            os.fsync(file.fileno())
 
     def _read(self, key: str, name: str) -> dict[str, Any]:
         path = self.folder(key) / name
@@ -215,7 +279,7 @@ class TrialStore:
         return content
 
 
-def _intact(folder: Path) -> bool:
+def intact(folder: Path) -> bool:
     """Whether DONE is there and holds the checksums of the record beside it."""
     try:
         said = (folder / "DONE").read_bytes()
@@ -241,16 +305,17 @@ def _npz(arrays: PerQuery) -> bytes:
     return buffer.getvalue()
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
-    """Append one line with its checksum. A line torn by an earlier kill is closed off first."""
+def _line(record: dict[str, Any]) -> bytes:
+    """A record as one line with its checksum."""
     body = json.dumps(record).encode()[:-1]
-    line = body + _SEAL + b'%08x"}\n' % zlib.crc32(body)
-    with path.open("ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
-            line = b"\n" + line
-        file.write(line)
-        os.fsync(file.fileno())
+    return body + _SEAL + b'%08x"}\n' % zlib.crc32(body)
+
+
+def _held(folder: Path) -> Iterator[tuple[str, Held]]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            stat = path.stat()
+            yield path.relative_to(folder).as_posix(), Held(stat.st_size, stat.st_mtime)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -261,7 +326,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(body + b"}")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader, and a reader after a power cut, sees the old content or all of the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -59,6 +59,7 @@ class Cause(enum.StrEnum):
     READ_WRITE = "file or network error"
     NO_ROOM = "disk full"
     NETWORK_DAMAGED = "damaged weights"  # of the trial whose network it scores
+    UNFIT = "unfit machine"  # which lacks the code, the store or the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,18 @@ class Failure:
     cause: Cause
     reason: str
     detail: str = ""
+
+
+class FailedError(Exception):
+    """An attempt has failed in another process, where it was found out why; made of the fields of its `failure`."""
+
+    def __init__(self, cause: Cause, reason: str, detail: str) -> None:
+        super().__init__(cause, reason, detail)  # all that travels between processes
+        self.failure = Failure(cause=cause, reason=reason, detail=detail)
+
+
+class LostWorkersError(Exception):
+    """Of the processes of a trial one has died without a word."""
 
 
 def tries_again(cause: Cause, earlier: Sequence[Cause], max_failures: int) -> bool:
@@ -88,15 +101,24 @@ def tries_again(cause: Cause, earlier: Sequence[Cause], max_failures: int) -> bo
     return len([one for one in earlier if one is not Cause.PREEMPTED]) < max_failures
 
 
+class UnfitMachineError(Exception):
+    """This machine cannot run the trial, whatever the trial: it lacks the code, the store or the data."""
+
+
 def cause_of(error: Exception) -> Cause:
     """The cause that an exception of a trial stands for."""
     import torch  # slow to import, and there already where a trial has failed
 
+    from reid.distributed import LostProcessError
     from reid.train import DivergedError
 
     match error:
+        case UnfitMachineError():
+            return Cause.UNFIT
         case DivergedError():
             return Cause.DIVERGED
+        case LostProcessError():
+            return Cause.LOST
         case torch.OutOfMemoryError() | MemoryError():
             return Cause.MEMORY
         case RuntimeError() if "can't allocate memory" in str(error):  # how torch says it of a CPU
@@ -172,9 +194,9 @@ class Watch:
         limits = []
         if self._end is not None:
             end, limit = self._end
-            limits.append((max(end - time.monotonic(), 1e-3), f"an attempt may take {_minutes(limit)}"))
+            limits.append((max(end - time.monotonic(), 1e-3), f"an attempt may take {minutes(limit)}"))
         if self._silent_seconds is not None:
-            limits.append((self._silent_seconds, f"no epoch ended within {_minutes(self._silent_seconds)}"))
+            limits.append((self._silent_seconds, f"no epoch ended within {minutes(self._silent_seconds)}"))
         if limits:
             seconds, words = min(limits)
             self._file.seek(0)
@@ -303,5 +325,6 @@ def _say(line: str) -> None:
     os.write(2, f"\n{line}\n".encode())  # print may be what was interrupted
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A limit as params.yaml has it."""
     return f"{seconds / 60:g} min"

@@ -1,20 +1,22 @@
 """The sweep stage: expand the experiments, subtract what the store has, run the rest, export the results."""
 
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
-
-from pipeline import costs, export, locks, outline
+from pipeline import cluster, costs, export, locks, outline, staging
 from pipeline.agenda import Agenda
+from pipeline.cluster import Node
 from pipeline.desk import Resources
 from pipeline.outline import Outlook
 from pipeline.params import Params, ParamsError, load
 from pipeline.progress import Sight
-from pipeline.shares import Machines
-from pipeline.store import TrialStore
+from pipeline.remote import store_at
+from pipeline.shares import Machines, Share
 from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
 from pipeline.tracking import Tracker
 from pipeline.trial import Terms
@@ -23,26 +25,27 @@ REFUSED, UNFINISHED, LOCKED = 2, 3, 4
 _UNFINISHED = "unfinished: nothing done is lost; the same command goes on from here"
 
 
-def run(root: Path, *, yes: bool) -> int:
+def run(root: Path, address: str | None = None, nodes: Sequence[Node] | None = None, *, yes: bool) -> int:
     """Run the sweep of `root`'s params.yaml; the exit code is 0 only when every declared trial has ended.
 
     Args:
         root: of the checkout.
+        address: of the Ray cluster to run it on; None: on this machine.
+        nodes: the machines of that cluster.
         yes: however long it takes.
 
     Raises:
-        ParamsError: params.yaml, the data and this machine do not go together; nothing was started.
+        ParamsError: params.yaml, the data and the machines do not go together; nothing was started.
+        ClusterError: the machines of the cluster are not fit; nothing was started.
     """
     try:
         with Interrupts(UNFINISHED) as interrupts:
             params = load(root / "params.yaml")
-            store = TrialStore(root / params.sweep.store)
+            store = store_at(params.sweep.store, root, cache=params.sweep.cache)
             with locks.alone_at(root, store):
-                return _run(root, outline.look(root, params, store), interrupts, yes=yes)
-    except filelock.Timeout as locked:
-        print(
-            f"another sweep is running: {locks.owner(Path(locked.lock_file))}; wait for it or stop it", file=sys.stderr
-        )
+                return _run(root, outline.look(root, params, store, nodes), address, interrupts, yes=yes)
+    except locks.HeldError as held:
+        print(f"another sweep is running: {held}; wait for it or stop it", file=sys.stderr)
         return LOCKED
     except InterruptedSweep:
         print(_UNFINISHED, file=sys.stderr)
@@ -54,7 +57,7 @@ def run(root: Path, *, yes: bool) -> int:
         return UNFINISHED
 
 
-def _run(root: Path, outlook: Outlook, interrupts: Interrupts, *, yes: bool) -> int:
+def _run(root: Path, outlook: Outlook, address: str | None, interrupts: Interrupts, *, yes: bool) -> int:
     params, agenda = outlook.params, outlook.agenda
     refusal = "" if yes else costs.refusal(outlook.cost, params.sweep.ask_above_hours)
     if refusal:
@@ -63,10 +66,12 @@ def _run(root: Path, outlook: Outlook, interrupts: Interrupts, *, yes: bool) -> 
     _check(agenda)
     outline.note(root, outlook)
     tracker = Tracker(params.tracking.uri, params.tracking.experiment, root)
-    with tracker.sweep(params.profile, agenda.store):
-        if not agenda.finished():
-            _train(root, params, agenda, tracker, interrupts)
-        tracker.sync(agenda.declared.values())
+    with ExitStack() as stack:
+        resources = None if agenda.finished() else stack.enter_context(_session(root, params, agenda, address))
+        with tracker.sweep(params.profile, agenda.store):
+            if resources is not None:
+                _train(agenda, resources, tracker, interrupts)
+            tracker.sync(agenda.declared.values())
     export.write(root, params, outlook.plan, agenda, tracker)
     return _verdict(agenda)
 
@@ -91,34 +96,69 @@ def _check(agenda: Agenda) -> None:
         raise ParamsError(problems)
 
 
-def _train(root: Path, params: Params, agenda: Agenda, tracker: Tracker, interrupts: Interrupts) -> None:
+@contextmanager
+def _session(root: Path, params: Params, agenda: Agenda, address: str | None) -> Iterator[Resources]:
+    """A Ray session on machines that are fit, and what each trial gets of them.
+
+    Raises:
+        ClusterError: they are not.
+    """
+    if address:
+        os.environ.update(cluster.SETTINGS)
     from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
 
-    with execute.session():
-        terms = Terms(
-            store=agenda.store.root,
-            data=(root / "data").absolute(),
-            state_epochs=params.sweep.checkpoint_epochs,
-            trial_seconds=_seconds(params.sweep.trial_minutes),
-            silent_seconds=_seconds(params.sweep.silent_minutes),
-        )
+    terms = Terms(
+        store=agenda.store,
+        data=staging.ready(root / "data", _data_sets(agenda), params.sweep.data, cache=params.sweep.cache),
+        state_epochs=params.sweep.checkpoint_epochs,
+        trial_seconds=_seconds(params.sweep.trial_minutes),
+        silent_seconds=_seconds(params.sweep.silent_minutes),
+    )
+    with execute.session(address):
         resources = Resources(
             terms=terms,
             shares=params.shares(),
-            machines=Machines(execute.nodes(), params.sweep.concurrent),
+            machines=Machines(execute.machines(), params.sweep.concurrent, execute.machines if address else None),
             max_failures=params.sweep.max_failures,
         )
-        try:
-            with Sight(agenda, _at_once(agenda, resources)) as sight:
-                execute.execute(agenda, resources, [sight, tracker], interrupts)
-        except execute.UnwritableError as problem:
-            print(f"nothing more could be written: {problem}; make room, then go on", file=sys.stderr)
+        if address:
+            cluster.admit(execute.machines(), _needs(root, params, agenda, resources))
+        yield resources
 
 
-def _at_once(agenda: Agenda, resources: Resources) -> int:
-    """How many trials run at a time, of those that need least."""
-    shares = {agenda.share(trial, resources.shares) for trial in agenda.unfinished()}
-    return max(map(resources.machines.at_once, shares), default=1)
+def _needs(root: Path, params: Params, agenda: Agenda, resources: Resources) -> cluster.Needs:
+    return cluster.Needs(
+        store=agenda.store.place,
+        data=str((root / "data").absolute()) if params.sweep.data is None else None,
+        cache=params.sweep.cache,
+        datasets=params.datasets,
+        shares=_shares(agenda, resources),
+        concurrent=params.sweep.concurrent,
+    )
+
+
+def _train(agenda: Agenda, resources: Resources, tracker: Tracker, interrupts: Interrupts) -> None:
+    from pipeline import execute
+
+    at_once = max(map(resources.machines.at_once, _shares(agenda, resources)), default=1)  # of those that need least
+    try:
+        with Sight(agenda, at_once) as sight:
+            execute.execute(agenda, resources, [sight, tracker], interrupts)
+    except execute.HaltedError as problem:
+        print(f"nothing more could be run: {problem}; mend that, then go on", file=sys.stderr)
+
+
+def _shares(agenda: Agenda, resources: Resources) -> tuple[Share, ...]:
+    """Those of what is to run; a search's trials are yet to come."""
+    searched = {resources.shares.of([run.plan.experiment]) for run in agenda.searches if not run.final}
+    return tuple(searched | {agenda.share(trial, resources.shares) for trial in agenda.unfinished()})
+
+
+def _data_sets(agenda: Agenda) -> set[str]:
+    """Those that what is to run, and what searches may ask for, is trained or scored on."""
+    specs = [trial.spec for trial in agenda.unfinished()]
+    needed = {spec["dataset"] for spec in specs} | {run.plan.dataset for run in agenda.searches}
+    return needed | {spec["scored_on"]["dataset"] for spec in specs if "scored_on" in spec}
 
 
 def _seconds(minutes: float | None) -> float | None:

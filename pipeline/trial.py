@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import picturing, provenance
+from pipeline import keys, picturing, provenance
 from pipeline.keys import config_from_spec, picture_from_spec
 from pipeline.shares import Share
+from pipeline.staging import DataSets
 from pipeline.store import TrialStore
-from pipeline.supervision import Cause, Failure, Watch, alone_in, cause_of
+from pipeline.supervision import Cause, FailedError, Failure, UnfitMachineError, Watch, alone_in, cause_of
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
-from reid.train import TrialResult, metric_name, score, train
+from reid.train import Resumption, TrialResult, metric_name, score, train
 from reid.visualize.drawing import draw
-
-_STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,8 @@ class Terms:
     `trial_seconds` and `silent_seconds` limit an attempt and the time between two of its epochs; None: no limit.
     """
 
-    store: Path
-    data: Path
+    store: TrialStore
+    data: DataSets
     state_epochs: int
     trial_seconds: float | None
     silent_seconds: float | None
@@ -65,10 +64,13 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
 
     Raises:
         DamagedNetworkError: the trial scores the network of another one, and that is no good.
+        UnfitMachineError: this machine lacks the code, the store or the data of the sweep.
     """
     provenance.environment()  # asked now: a commit made while this trains is not the code that trains
-    store = TrialStore(assignment.store)
-    folder, started = store.folder(assignment.key), time.time()
+    store, started = assignment.store, time.time()
+    store.refresh(assignment.key)
+    _check_machine(store, assignment.key)
+    folder = store.folder(assignment.key)
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
     with alone_in(folder), Watch(folder, **limits) as watch:
 
@@ -82,11 +84,44 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
         else:
             result = (_score if "source" in spec else _train)(store, assignment, alive)
             _finish(store, assignment, result, started)
-        (folder / _STATE).unlink(missing_ok=True)
+        store.remove(store.state_file(assignment.key))
+
+
+def train_along(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
+    """Train a trial as one of several processes, but not the first of them, which does what `run` says."""
+    store = assignment.store
+    store.refresh(assignment.key)
+    _check_machine(store, assignment.key)
+    spec = store.spec(assignment.key)
+    train(
+        config_from_spec(spec),
+        _dataset(assignment.data.folder(spec["dataset"])),
+        publish,
+        device=_device(assignment),
+    )
+
+
+def _check_machine(store: TrialStore, key: str) -> None:
+    """Refuse to write under a key what it does not stand for: a machine may join, or code change, after the start."""
+    try:
+        spec = store.spec(key)
+    except LookupError as error:
+        raise UnfitMachineError(f"{provenance.host()}: the trial store is not there: {error}") from error
+    drawing = spec["pictures"]["code_digest"] if "pictures" in spec else None
+    if keys.code_digest(spec["config"]["method"]) != spec["code_digest"] or drawing not in (
+        None,
+        keys.drawing_digest(),
+    ):
+        raise UnfitMachineError(
+            f"{provenance.host()}: the code in {provenance.ROOT} is not the one that the sweep was started with; bring "
+            f"it up to date there; where it was changed on purpose, start the sweep anew"
+        )
 
 
 def failure(error: Exception) -> Failure:
     """What an exception of `run` means for the trial."""
+    if isinstance(error, FailedError):
+        return error.failure
     cause = Cause.NETWORK_DAMAGED if isinstance(error, DamagedNetworkError) else cause_of(error)
     name = type(error).__name__ if cause is Cause.ERROR else str(cause)
     text = " ".join(str(error).split())
@@ -94,28 +129,33 @@ def failure(error: Exception) -> Failure:
 
 
 def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
-    spec, state = store.spec(assignment.key), store.folder(assignment.key) / _STATE
+    spec, state = store.spec(assignment.key), store.state_file(assignment.key)
+    store.fetch(state)
 
     def report(metrics: dict[str, float]) -> None:
         store.append_epoch(assignment.key, {**metrics, "time": time.time()})
         publish(metrics)
 
     _begin(store, assignment.key, **_resumable(store, assignment.key, state))
-    return train(
+    weights = store.weights(assignment.key) if assignment.keep_weights else None
+    result = train(
         config_from_spec(spec),
-        _dataset(assignment.data / spec["dataset"]),
+        _dataset(assignment.data.folder(spec["dataset"])),
         report,
         device=_device(assignment),
-        state=state,
-        state_epochs=assignment.state_epochs,
-        weights=store.weights(assignment.key) if assignment.keep_weights else None,
+        resumption=Resumption(state, every=assignment.state_epochs, saved=lambda: store.upload(state)),
+        weights=weights,
     )
+    if weights is not None:
+        store.upload(weights)
+    return result
 
 
 def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
     """Score the network of another trial; there are no epochs to publish."""
     spec = store.spec(assignment.key)
-    data, weights = _dataset(assignment.data / spec["scored_on"]["dataset"]), store.weights(spec["source"])
+    data, weights = _dataset(assignment.data.folder(spec["scored_on"]["dataset"])), store.weights(spec["source"])
+    store.fetch(weights)
     _begin(store, assignment.key, from_epoch=0)
     with _network(store, weights):
         return score(config_from_spec(spec), weights, data, device=_device(assignment))
@@ -124,8 +164,10 @@ def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[st
 def _draw(store: TrialStore, assignment: Assignment, started: float) -> None:
     """Draw what the network of another trial does; the pictures are part of the record."""
     spec, began = store.spec(assignment.key), time.perf_counter()
-    data = _dataset(assignment.data / spec["scored_on"]["dataset"])
+    data = _dataset(assignment.data.folder(spec["scored_on"]["dataset"]))
     weights = store.weights(spec["source"]) if "source" in spec else None
+    if weights is not None:
+        store.fetch(weights)
     _begin(store, assignment.key, from_epoch=0)
     with _network(store, weights):
         strips = draw(
@@ -177,7 +219,10 @@ def _device(assignment: Assignment) -> str:
 @functools.lru_cache(maxsize=4)
 def _dataset(folder: Path) -> ReidData:
     """A data set, opened once per worker: it is a memory map, shared by the workers of a machine."""
-    return ReidData.load(folder)
+    try:
+        return ReidData.load(folder)
+    except FileNotFoundError as error:
+        raise UnfitMachineError(f"{provenance.host()}: {error}") from error
 
 
 def record(

@@ -59,6 +59,18 @@ class TrialResult:
         }
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """Where the resumable state of a trial is kept.
+
+    `path`: the file, read when it exists. `every`: epochs between two writes of it. `saved`: called after each.
+    """
+
+    path: Path
+    every: int
+    saved: Callable[[], None]
+
+
 def metric_name(embedding: str, metric: str) -> str:
     """What a metric, or an array behind it, is called: `mAP` of the method's own embedding, `global/mAP` of another."""
     return metric if embedding == OWN else f"{embedding}/{metric}"
@@ -70,16 +82,15 @@ def train(
     report: Report,
     *,
     device: str = "cpu",
-    state: Path | None = None,
-    state_epochs: int = 1,
+    resumption: Resumption | None = None,
     weights: Path | None = None,
 ) -> TrialResult:
     """Train and score one trial.
 
     The result depends on `config` and `data` alone: the same seed on the same machine gives the same bits, whether or
-    not the run was interrupted and resumed from `state` in between. In a process group (torch's default one) the
+    not the run was interrupted and resumed from its state in between. In a process group (torch's default one) the
     processes share every batch: the same numbers apart from rounding, see `reid.distributed`. All of them call this,
-    report and return the result; the first alone writes files, and its `state` is everyone's.
+    report and return the result; the first alone writes files, and its state is everyone's.
 
     Args:
         config: the resolved trial.
@@ -87,8 +98,8 @@ def train(
         report: called after every epoch with its number, losses, learning rate and, in a trial that is scored on
             held-out identities, the validation metrics. It may raise to stop the trial.
         device: a torch device; a process uses one.
-        state: file that holds the resumable state; written every `state_epochs` epochs, read when it exists.
-        state_epochs: epochs between two writes of `state`.
+        resumption: where its state is kept; None: it starts from the beginning, and no state is written. Of several
+            processes that of the first counts.
         weights: file to write the trained network to, for `score`; None keeps no network.
 
     Raises:
@@ -99,12 +110,12 @@ def train(
     first = distributed.rank() == 0
     with _deterministic(device), distributed.in_company():
         trial = _Trial(config, data, device)
-        if state is not None:
-            trial.load(state)
+        trial.load(None if resumption is None else resumption.path)
         for epoch in range(trial.epoch + 1, config.recipe.schedule.epochs + 1):
             report(trial.run_epoch(epoch))
-            if state is not None and epoch % state_epochs == 0 and first:
-                trial.save(state)
+            if resumption is not None and epoch % resumption.every == 0 and first:
+                trial.save(resumption.path)
+                resumption.saved()
         if weights is not None and first:
             checkpoint.save(weights, trial.method.state_dict(), {"num_ids": trial.training.num_ids})
         return trial.result()
@@ -218,10 +229,11 @@ class _Trial:
         tensors |= {f"rng.{name}": state for name, state in self._random_states().items()}
         checkpoint.save(path, tensors, {"epoch": self.epoch, "seconds": self.seconds, "optimiser": groups})
 
-    def load(self, path: Path) -> None:
-        """Go on from the state that the first process finds, if it does."""
+    def load(self, path: Path | None) -> None:
+        """Go on from the state that the first process finds, if it does; the others need not know where that is."""
         first = distributed.rank() == 0
-        found = distributed.from_first(checkpoint.load(path) if first and path.exists() else None, self.device)
+        here = checkpoint.load(path) if first and path is not None and path.exists() else None
+        found = distributed.from_first(here, self.device)
         if found is None:
             return
         tensors, values = found

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -142,7 +143,7 @@ def s3(folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with pytest.MonkeyPatch.context() as patch, running(command, lambda: answers(f"{url}/moto-api/"), cwd=folder):
-        for name, value in (S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": url}).items():
+        for name, value in (S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": url, "AWS_ENDPOINT_URL_S3": url}).items():
             patch.setenv(name, value)
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
         yield url
@@ -170,3 +171,61 @@ def mlflow_server(database: str, artifacts: str, *, folder: Path, port: int | No
     command = [str(ROOT / "deploy" / "mlflow-server.sh")]
     with running(command, lambda: answers(f"{url}/health"), environment=environment, cwd=folder):
         yield url
+
+
+# The way to a server
+
+
+class Switch:
+    """A way to a server on loopback that can be cut: `url` is its near end."""
+
+    def __init__(self, target: str) -> None:
+        self._target = ("127.0.0.1", int(target.rpartition(":")[2]))
+        self._port, self._open = free_port(), set[socket.socket]()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.on()
+
+    def on(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def on_in(self, seconds: float) -> None:
+        threading.Timer(seconds, self.on).start()
+
+    def off(self) -> None:
+        """Nobody listens any more, and what was connected is not."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.create_connection(self._target)
+                self._open |= {near, far}
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                target.sendall(content)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+            self._open.discard(one)
+
+
+@contextlib.contextmanager
+def switched(target: str) -> Iterator[Switch]:
+    """A `Switch` before the server at a URL, for as long as the block runs."""
+    found = Switch(target)
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(OSError):
+            found.off()

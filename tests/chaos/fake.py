@@ -24,7 +24,7 @@ from pipeline.trial import Assignment
 from reid import checkpoint, methods
 from reid.config import Recipe, Schedule, TrialConfig
 from reid.evaluation import Embeddings, evaluate
-from reid.train import DivergedError, TrialResult
+from reid.train import DivergedError, Resumption, TrialResult
 
 EPOCHS, STEPS = 4, 5
 
@@ -46,8 +46,8 @@ def write_acts(root: Path, acts: dict[str, list[dict[str, Any]]], *, seconds: fl
 
 def work(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
     """What a worker does: the sweep's own code, with another training in it."""
-    script = json.loads((assignment.store / "chaos.json").read_text())
-    store = TrialStore(assignment.store)
+    store = assignment.store
+    script = json.loads((store.root / "chaos.json").read_text())
     acts = script["acts"].get(assignment.key, [])
 
     def befall(epoch: int, step: int) -> None:
@@ -68,14 +68,13 @@ def train(
     report: Callable[[dict[str, float]], None],
     *,
     device: str,
-    state: Path,
-    state_epochs: int,
+    resumption: Resumption,
     weights: Path | None,
 ) -> TrialResult:
     """A random walk, resumable, scored by where it ends."""
     generator, walk, done = torch.Generator().manual_seed(config.seed), torch.zeros(24, 2), 0
-    if state.exists():
-        tensors, values = checkpoint.load(state)
+    if resumption.path.exists():
+        tensors, values = checkpoint.load(resumption.path)
         walk, done = tensors["walk"], values["epoch"]
         generator.set_state(tensors["rng"])
     for epoch in range(done + 1, config.recipe.schedule.epochs + 1):
@@ -84,8 +83,9 @@ def train(
             walk = 0.9 * walk + torch.randn(24, 2, generator=generator)
         report({"epoch": float(epoch), "loss": float(walk.mean()), "seconds": 0.01})
         befall(epoch, STEPS)
-        if epoch % state_epochs == 0:
-            checkpoint.save(state, {"walk": walk, "rng": generator.get_state()}, {"epoch": epoch})
+        if epoch % resumption.every == 0:
+            checkpoint.save(resumption.path, {"walk": walk, "rng": generator.get_state()}, {"epoch": epoch})
+            resumption.saved()
     befall(0, 0)
     if weights is not None:
         checkpoint.save(weights, {"walk": walk}, {"num_ids": 4})

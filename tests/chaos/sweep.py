@@ -1,29 +1,47 @@
-"""A sweep of fake trials as a process of its own: `python sweep.py <store> <trials> [<silent seconds>]`."""
+"""A sweep of fake trials as a process of its own: `python sweep.py <store> <trials> [<address of a cluster>]`."""
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline import execute, locks, sweep
+from pipeline import cluster, locks, sweep
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan
 from pipeline.progress import Sight
 from pipeline.shares import Machines, Node, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import InterruptedSweep, Interrupts
 from pipeline.trial import Assignment, Terms
 from tests.chaos import fake
 
 
-def main(root: Path, count: int) -> int:
+def main(root: Path, count: int, address: str | None = None) -> int:
     """As `pipeline.sweep.run`, without data, experiments and MLflow."""
+    if address:
+        os.environ.update(cluster.SETTINGS)
+    from pipeline import execute
+
     try:
         with Interrupts(sweep.UNFINISHED) as interrupts, locks.alone(root / "sweep.lock"):
             plan = Plan(experiments=(), trials={one.key: one for one in fake.trials(count)}, searches=())
             agenda = Agenda(plan, TrialStore(root))
-            with execute.session(cpus=2), Sight(agenda, 2) as sight:
-                execute.execute(agenda, resources(root), [sight], interrupts, fake.work)
+            share = resources(root)
+            with execute.session(address, cpus=None if address else 2), Sight(agenda, 2) as sight:
+                if address:
+                    share = replace(share, machines=Machines(execute.machines(), None, execute.machines))
+                    usual = (share.shares.usual,)
+                    needs = cluster.Needs(
+                        store=str(root), data=None, datasets=(), cache="~", shares=usual, concurrent=None
+                    )
+                    cluster.admit(execute.machines(), needs)
+                execute.execute(agenda, share, [sight], interrupts, fake.work)
             return sweep._verdict(agenda)
+    except cluster.ClusterError as error:
+        print(error, file=sys.stderr)
+        return 2
     except InterruptedSweep:
         return sweep.UNFINISHED
 
@@ -31,7 +49,7 @@ def main(root: Path, count: int) -> int:
 def resources(root: Path) -> Resources:
     """Trials of one core each, two at a time."""
     return Resources(
-        terms=Terms(store=root, data=root, state_epochs=1, trial_seconds=None, silent_seconds=60),
+        terms=Terms(store=TrialStore(root), data=InPlace(root), state_epochs=1, trial_seconds=None, silent_seconds=60),
         shares=Shares(Share(cpus=1, gpus=0.0, processes=1), {}),
         machines=Machines([Node(2, 0)], concurrent=2),
         max_failures=2,
@@ -45,4 +63,4 @@ def assignment(root: Path, key: str) -> Assignment:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -288,10 +288,10 @@ def test_trials_that_hang_are_ended_within_10_seconds_of_their_limit(
 def test_a_full_disk_stops_the_sweep_and_not_its_record(
     sweep: Callable[..., tuple[Agenda, TrialStore]], undisturbed: TrialStore, epoch: int, step: int
 ) -> None:
-    from pipeline.execute import UnwritableError
+    from pipeline.execute import HaltedError
 
     (trial,) = fake.trials(1)
-    with pytest.raises(UnwritableError, match=r"^disk full: .*(File too large|No space)"):
+    with pytest.raises(HaltedError, match=r"^disk full: .*(File too large|No space)"):
         sweep([trial], {trial.key: [act("fill disk", epoch=epoch, step=step)]})
     agenda, store = sweep([trial], {})
     assert agenda.complete()

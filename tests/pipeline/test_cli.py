@@ -167,7 +167,7 @@ def test_a_long_sweep_asks_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever says yes gets to the sweep, which ends with 3 here."""
-    monkeypatch.setattr("pipeline.sweep.run", lambda root, yes: 3 if yes else 2)
+    monkeypatch.setattr("pipeline.sweep.run", lambda root, address, nodes, yes: 3 if yes else 2)
     monkeypatch.delenv("REID_YES", raising=False)
     if environment is not None:
         monkeypatch.setenv("REID_YES", environment)

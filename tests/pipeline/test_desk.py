@@ -9,6 +9,7 @@ from pipeline.desk import Desk, Resources
 from pipeline.experiments import Experiment, Row
 from pipeline.plan import Plan, PlannedRow, Trial
 from pipeline.shares import Machines, Node, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from pipeline.supervision import Interrupts
@@ -33,7 +34,9 @@ def desk(folder: Path, counts: dict[str, int], own: dict[str, Share], nodes: lis
     every = {trial.key: trial for trials in tables.values() for trial in trials}
     agenda = Agenda(Plan(experiments=tuple(planned), trials=every, searches=()), TrialStore(folder))
     resources = Resources(
-        terms=Terms(store=folder, data=folder, state_epochs=1, trial_seconds=None, silent_seconds=None),
+        terms=Terms(
+            store=TrialStore(folder), data=InPlace(folder), state_epochs=1, trial_seconds=None, silent_seconds=None
+        ),
         shares=Shares(ONE, own),
         machines=Machines(nodes, limit.get("concurrent")),
         max_failures=0,
@@ -50,6 +53,7 @@ def shares(desk: Desk, trials: list[Trial]) -> list[Share]:
 
 
 def end(desk: Desk, trial: Trial) -> None:
+    desk.has_worker(trial.key)
     fake_store.done(desk.agenda.store, trial)
     desk.completed(trial.key)
 

@@ -180,7 +180,7 @@ def test_with_a_broken_section_the_others_are_used(checkout: Path) -> None:
     assert only(findings).stops
     assert looked.places[0].path == checkout / "elsewhere"
     assert looked.datasets["market1501"].raw.state == "found"
-    assert looked.store == checkout / "other" / "place"
+    assert looked.store == str(checkout / "other" / "place")
 
 
 def test_every_mistake_is_told(checkout: Path) -> None:

@@ -13,6 +13,7 @@ from pipeline.agenda import Agenda
 from pipeline.desk import Resources
 from pipeline.plan import Plan, Trial, make_trial, scored
 from pipeline.shares import Machines, Share, Shares
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from pipeline.trial import Terms
@@ -93,10 +94,10 @@ def run(
     agenda, notes = Agenda(plan, store), Notes()
     resources = Resources(
         terms=Terms(
-            store=store.root, data=data, state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
+            store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
         ),
         shares=Shares(SHARE, {}),
-        machines=Machines(execute.nodes(), concurrent),
+        machines=Machines(execute.machines(), concurrent),
         max_failures=max_failures,
     )
     with Interrupts(exit_code=3) as interrupts:
@@ -222,8 +223,8 @@ def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
 
     share = Assignment(
         key=item.key,
-        store=store.root,
-        data=data,
+        store=store,
+        data=InPlace(data),
         share=SHARE,
         state_epochs=1,
         trial_seconds=None,

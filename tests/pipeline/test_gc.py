@@ -64,7 +64,7 @@ def other(plan: Plan, **changes: Any) -> Trial:
 
 def whys(root: Path) -> dict[str, str]:
     store = store_of(root)
-    return {str(item.path.relative_to(store.root)): item.why for item in gc.find(root, store)}
+    return {item.path: item.why for item in gc.find(root, store)}
 
 
 def run(root: Path, **changes: Any) -> int:

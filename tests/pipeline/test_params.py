@@ -40,6 +40,8 @@ split:
   seed: 0
 sweep:
   store: results/trials
+  data: null
+  cache: ~/.cache/reid
   resources:
     cpus: 1
     gpus: 0
@@ -404,3 +406,16 @@ def test_an_error_about_an_address_hides_its_password(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, ('  ui: "http://127.0.0.1:5000"', "  ui: ftp://user:hunter2@host"))
     assert "hunter2" not in line
     assert "tracking.ui is the text 'ftp://***@host'" in line
+
+
+@pytest.mark.parametrize("place", ["results/trials", "/mnt/lab/trials", "s3://bucket/a/b", "s3://bucket", "gs://b/c"])
+def test_a_store_is_a_folder_or_a_url(tmp_path: Path, place: str) -> None:
+    text = TEXT.replace("store: results/trials", f"store: {place}").replace("data: null", f"data: {place}")
+    sweep = load(written(tmp_path, text)).sweep
+    assert (sweep.store, sweep.data, sweep.cache) == (place, place, "~/.cache/reid")
+
+
+@pytest.mark.parametrize("place", ["ftp://there/trials", "s3:/bucket", "s3://", "file:///mnt/trials", "s3://a b"])
+def test_what_is_neither_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ParamsError, match=r"sweep\.store is .*a folder, or an address that starts with s3:// or gs://"):
+        load(written(tmp_path, TEXT.replace("store: results/trials", f"store: {place!r}")))

@@ -17,7 +17,7 @@ ROWS = {"Global Branch": [0, 1], "BDB": [2]}
 @pytest.fixture
 def store(tmp_path: Path) -> TrialStore:
     """Trials 0 to 2 have failed, 3 is done, 4 was interrupted; the rows of a table have 0 and 1, and 2."""
-    (tmp_path / "params.yaml").write_text("sweep:\n  store: results/trials\n")
+    (tmp_path / "params.yaml").write_text("sweep:\n  store: results/trials\n  cache: cache\n")
     found = TrialStore(tmp_path / "results" / "trials")
     for seed in range(5):
         found.open(trial(seed))
@@ -104,7 +104,7 @@ def test_a_sweep_is_left_alone(
 
 
 def test_without_a_store_nothing_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "params.yaml").write_text("sweep:\n  store: elsewhere/trials\n")
+    (tmp_path / "params.yaml").write_text("sweep:\n  store: elsewhere/trials\n  cache: cache\n")
     assert retry.run(tmp_path, (), as_json=False) == 0
     assert capsys.readouterr().out == "nothing in the store has failed\n"
     assert status.read(tmp_path).declared == 0

@@ -24,7 +24,7 @@ from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from tests.pipeline.fake_store import SPEC, done, key, trial
 
-PARAMS = "profile: demo\nseeds: [0]\nsweep:\n  store: results/trials\n"
+PARAMS = "profile: demo\nseeds: [0]\nsweep:\n  store: results/trials\n  cache: cache\n"
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -1,5 +1,6 @@
 """The store under every kill we can stage, torn files, damaged files and foreign files."""
 
+import io
 import itertools
 import json
 import os
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.objects import Objects
+from pipeline.remote import RemoteStore
 from pipeline.store import TrialStore, _seals
 
 KEY = "0123456789abcdef0123"
@@ -35,9 +38,25 @@ class Killed(BaseException):
     """Not an Exception, so that no handler of ours tidies up after it: as after a kill, what is there is there."""
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> TrialStore:
-    return TrialStore(tmp_path / "trials")
+@pytest.fixture(params=["folder", "url"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> TrialStore:
+    """A store in a folder, and one at a URL: they keep the same promises."""
+    if request.param == "folder":
+        return TrialStore(tmp_path / "trials")
+    url = request.getfixturevalue("bucket")
+    return RemoteStore(url, str(tmp_path / "cache"), objects=Objects(url, patience=0))
+
+
+def changed(store: TrialStore, path: Path, content: bytes | None) -> None:
+    """Replace a file of the store, or delete it, behind its back, where it is kept."""
+    if isinstance(store, RemoteStore):
+        name = path.relative_to(store.root).as_posix()
+        store.objects.delete([name]) if content is None else store.objects.put(name, content)
+        store.refresh()
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
 
 
 def opened(store: TrialStore) -> Path:
@@ -101,7 +120,8 @@ def test_a_trial_goes_through_its_states(store: TrialStore) -> None:
         assert found[name].dtype == expected.dtype
 
 
-def test_another_process_sees_the_same(store: TrialStore) -> None:
+def test_another_process_sees_the_same(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path)
     opened(store)
     store.append_epoch(KEY, {"epoch": 1.0, "loss": 0.5})
     store.finish(KEY, RESULT)
@@ -222,22 +242,24 @@ def test_a_full_disk_keeps_the_old_files_and_leaves_no_scrap(
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: (folder / "result.json").write_text('{"status": "done", "metrics": {"mAP": 0.99}}'),
-        lambda folder: (folder / "result.json").write_bytes((folder / "result.json").read_bytes()[:-5]),
-        lambda folder: (folder / "result.json").unlink(),
-        lambda folder: (folder / "DONE").write_text(""),
-        lambda folder: (folder / "DONE").unlink(),
-        lambda folder: (folder / "per_query.npz").unlink(),
-        lambda folder: (folder / "spec.json").write_text("{}"),
-        lambda folder: (folder / "metrics.jsonl").write_text('{"epoch": 1}\n'),
+        ("result.json", lambda content: b'{"status": "done", "metrics": {"mAP": 0.99}}'),
+        ("result.json", lambda content: content[:-5]),
+        ("result.json", None),
+        ("DONE", lambda content: b""),
+        ("DONE", None),
+        ("per_query.npz", None),
+        ("spec.json", lambda content: b"{}"),
+        ("metrics.jsonl", lambda content: b'{"epoch": 1}\n'),
     ],
 )
 def test_a_damaged_result_is_not_believed_and_can_be_redone(
-    store: TrialStore, damage: Callable[[Path], object]
+    store: TrialStore, damage: tuple[str, Callable[[bytes], bytes] | None]
 ) -> None:
     folder = opened(store)
+    store.append_epoch(KEY, {"epoch": 1.0, "loss": 0.5})
     store.finish(KEY, RESULT, PER_QUERY)
-    damage(folder)
+    path, harm = folder / damage[0], damage[1]
+    changed(store, path, harm(path.read_bytes()) if harm else None)
     assert store.state(KEY) == "running"
     with pytest.raises(LookupError):
         store.result(KEY)
@@ -251,8 +273,10 @@ def test_a_damaged_result_is_not_believed_and_can_be_redone(
 def test_opening_again_keeps_everything(store: TrialStore) -> None:
     opened(store)
     store.append_epoch(KEY, {"epoch": 1, "loss": 2.0})
-    (store.folder(KEY) / "state.safetensors").write_bytes(b"resumable")
+    store.state_file(KEY).write_bytes(b"resumable")
+    store.upload(store.state_file(KEY))
     opened(store)
+    store.fetch(store.state_file(KEY))
     assert store.epochs(KEY) == [{"epoch": 1, "loss": 2.0}]
     assert (store.folder(KEY) / "state.safetensors").read_bytes() == b"resumable"
     store.finish(KEY, RESULT)
@@ -300,12 +324,14 @@ def test_nothing_but_a_key_becomes_a_path(store: TrialStore, key: str) -> None:
 
 def test_foreign_files_in_the_root_are_no_trials(store: TrialStore) -> None:
     opened(store)
-    (store.root / "notes").mkdir()
-    (store.root / "notes" / "spec.json").write_text("{}")
-    (store.root / ("f" * 20)).mkdir()  # opened and killed before its spec was there
-    (store.root / "sweep.lock").write_text("")
+    for name in ("notes/spec.json", "f" * 20 + "/attempts.jsonl"):  # opened, and killed before its spec was there
+        if not isinstance(store, RemoteStore):
+            (store.root / name).parent.mkdir()
+        changed(store, store.root / name, b"{}")
+    changed(store, store.root / "sweep.lock", b"")
     assert store.keys() == [KEY]
     assert store.state("f" * 20) == "absent"
+    assert set(store.files()) == {"notes", "f" * 20, KEY}
 
 
 def test_object_arrays_are_refused(store: TrialStore) -> None:
@@ -318,10 +344,12 @@ def test_object_arrays_are_refused(store: TrialStore) -> None:
 def test_a_pickle_planted_in_the_store_is_not_read(store: TrialStore) -> None:
     folder = opened(store)
     store.finish(KEY, RESULT, PER_QUERY)
-    np.savez(folder / "per_query.npz", evil=np.array([{"a": 1}], dtype=object))
+    evil = io.BytesIO()
+    np.savez(evil, evil=np.array([{"a": 1}], dtype=object))
+    changed(store, folder / "per_query.npz", evil.getvalue())
     with pytest.raises(LookupError, match="running"):
         store.per_query(KEY)
-    (folder / "DONE").write_bytes(_seals(folder))  # by somebody who knows how
+    changed(store, folder / "DONE", _seals(folder))  # by somebody who knows how
     with pytest.raises(ValueError, match="allow_pickle=False"):
         store.per_query(KEY)
 
@@ -378,7 +406,7 @@ def test_a_line_that_was_changed_does_not_count(store: TrialStore) -> None:
     path = opened(store) / "metrics.jsonl"
     store.append_epoch(KEY, {"epoch": 1, "loss": 0.5})
     store.append_epoch(KEY, {"epoch": 2, "loss": 0.25})
-    path.write_text(path.read_text().replace("0.5", "0.6"))
+    changed(store, path, path.read_bytes().replace(b"0.5", b"0.6"))
     assert store.epochs(KEY) == [{"epoch": 2, "loss": 0.25}]
 
 
@@ -403,16 +431,34 @@ def test_attempts_are_told_with_their_ends(store: TrialStore) -> None:
 
 def test_a_damaged_file_names_itself_and_what_to_do(store: TrialStore) -> None:
     folder = opened(store)
-    (folder / "spec.json").write_text('{"config')
+    changed(store, folder / "spec.json", b'{"config')
     with pytest.raises(ValueError, match=rf"{folder}/spec\.json is damaged \(.*\); remove it: the next sweep runs"):
         store.spec(KEY)
 
 
 def test_what_is_set_aside_is_kept_under_another_name(store: TrialStore) -> None:
-    state = opened(store) / "state.safetensors"
+    opened(store)
+    state = store.state_file(KEY)
     state.write_bytes(b"harmed")
+    store.upload(state)
     assert store.set_aside(state).read_bytes() == b"harmed"
-    assert not state.exists()
+    assert not store.has(state)
+    assert {name for name in store.files()[KEY] if "state" in name} == {"state.damaged.safetensors"}
+
+
+def test_what_is_deleted_is_gone(store: TrialStore) -> None:
+    opened(store)
+    store.finish(KEY, RESULT, PER_QUERY)
+    store.weights(KEY).write_bytes(b"network")
+    store.upload(store.weights(KEY))
+    assert store.has_weights(KEY)
+    store.remove(store.weights(KEY))
+    store.remove(store.weights(KEY))  # which is no error
+    assert not store.has_weights(KEY)
+    assert set(store.files()[KEY]) >= {"DONE", "result.json"}
+    store.delete(KEY)
+    store.refresh()
+    assert (store.keys(), store.files(), store.state(KEY)) == ([], {}, "absent")
 
 
 def test_epochs_of_a_trial_that_never_trained_are_none(store: TrialStore) -> None:

@@ -28,7 +28,7 @@ from reid.data.augment import _normalisation
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import RetrievalResult, evaluate
 from reid.parts.grouped_norm import synchronise_batch_norms
-from reid.train import total_loss, train
+from reid.train import Resumption, total_loss, train
 from tests.reid.tiny import tiny_data
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,8 @@ def run(config: TrialConfig, *, state: Path | None = None, until: int = 99) -> d
     if until < config.recipe.schedule.epochs:
         schedule = replace(config.recipe.schedule, epochs=until)
         config = replace(config, recipe=replace(config.recipe, schedule=schedule))
-    result = train(config, tiny_data(), report, state=state)
+    resumption = None if state is None else Resumption(state, every=1, saved=lambda: None)
+    result = train(config, tiny_data(), report, resumption=resumption)
     precisions = {name: scores.average_precision.tolist() for name, scores in result.retrieval.items()}
     return {"lines": lines, "metrics": result.metrics, "precisions": precisions}
 

@@ -15,7 +15,7 @@ from reid.config import Augment, Optimiser, Protocol, Recipe, Sampler, Schedule,
 from reid.data.augment import to_float
 from reid.data.dataset import ReidData
 from reid.methods.base import OWN, Method
-from reid.train import DivergedError, Pixels, TrialResult, build_method, embed, make_optimiser, score, train
+from reid.train import DivergedError, Pixels, Resumption, TrialResult, build_method, embed, make_optimiser, score, train
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 
@@ -50,7 +50,8 @@ def run(
         if metrics["epoch"] >= until:
             raise KilledError
 
-    return train(trial, data, report, state=state), reports
+    resumption = Resumption(state, every=1, saved=lambda: None) if state else None
+    return train(trial, data, report, resumption=resumption), reports
 
 
 def same(one: TrialResult, other: TrialResult) -> bool:

@@ -1,0 +1,22 @@
+"""Fixtures that several files share."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import BUCKET, s3
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 API for all tests of this process; its address."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed: no store lies in a real S3 API")
+    with s3(tmp_path_factory.mktemp("s3")) as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """A URL that nothing is below yet."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"

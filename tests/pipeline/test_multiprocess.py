@@ -1,0 +1,148 @@
+"""Trials of two processes in a sweep: what one process finds; and what becomes of them when a process is killed."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.agenda import Agenda
+from pipeline.desk import Resources
+from pipeline.plan import Plan, Trial, make_trial
+from pipeline.shares import Machines, Share, Shares
+from pipeline.staging import InPlace
+from pipeline.store import TrialStore
+from pipeline.supervision import Interrupts
+from pipeline.trial import Terms
+from reid import methods
+from reid.config import Optimiser, Recipe, Sampler, Schedule, TrialConfig
+from reid.data import synthetic
+from reid.data.manifest import read as read_manifest
+from reid.data.market1501 import read
+from reid.data.pack import pack
+from reid.data.split import make_split
+
+pytestmark = pytest.mark.slow
+
+RECIPE = Recipe(
+    backbone="resnet10_w16",
+    weights=None,
+    image_size=(64, 32),
+    sampler=Sampler(identities=4, images=2),
+    optimiser=Optimiser(name="sgd"),
+    schedule=Schedule(epochs=2, peak_lr=1e-5),  # small steps magnify no rounding
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    small = synthetic.SyntheticConfig(train_identities=8, test_identities=4, distractors=2, junk=2)
+    synthetic.draw(folder / "raw", small)
+    pack(folder / "raw", read(folder / "raw"), folder / "synthetic", image_size=(64, 32), workers=1)
+    split = make_split(read_manifest(folder / "synthetic" / "manifest.parquet"), val_fraction=0.4, seed=0)
+    split.save(folder / "synthetic" / "split.json")
+    shutil.rmtree(folder / "raw")
+    return folder
+
+
+def trial(seed: int = 0, *, recipe: Recipe = RECIPE) -> Trial:
+    config = TrialConfig(method="bdb", model=methods.config("bdb"), recipe=recipe, seed=seed)
+    return make_trial(config, "synthetic", {"test": "t", "val": "v"})
+
+
+def sweep(
+    trials: list[Trial], store: TrialStore, data: Path, *, processes: int, trial_seconds: float | None = None
+) -> Agenda:
+    from pipeline import execute
+
+    agenda = Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
+    resources = Resources(
+        terms=Terms(store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
+        shares=Shares(Share(cpus=1, gpus=0.0, processes=processes), {}),
+        machines=Machines(execute.machines(), None),
+        max_failures=1,
+    )
+    with Interrupts(exit_code=3) as interrupts:
+        execute.execute(agenda, resources, [], interrupts)
+    return agenda
+
+
+def attempts(store: TrialStore, item: Trial) -> list[dict]:  # type: ignore[type-arg]
+    path = store.folder(item.key) / "attempts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_two_processes_find_what_one_finds(ray_session: None, data: Path, tmp_path: Path) -> None:
+    trials = [trial(seed) for seed in range(2)]
+    alone, shared = (TrialStore(tmp_path / name) for name in ("alone", "shared"))
+    assert sweep(trials, alone, data, processes=1).complete()
+    agenda = sweep(trials, shared, data, processes=2)
+    assert agenda.complete()
+    assert not agenda.failed
+    for item in trials:
+        one, two = (store.result(item.key) for store in (alone, shared))
+        assert two["metrics"] == pytest.approx(one["metrics"], abs=0.02)
+        assert (two["cost"]["cpus"], two["cost"]["processes"]) == (2, 2)
+        lines = [[line["loss"] for line in store.epochs(item.key)] for store in (alone, shared)]
+        assert len(lines[1]) == 2
+        assert lines[1] == pytest.approx(lines[0], rel=1e-3)
+        assert [line["event"] for line in attempts(shared, item)] == ["started", "ended"]
+
+
+def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    item = trial(recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=60)))
+    store = TrialStore(tmp_path / "trials")
+    killed: list[int] = []
+
+    def kill_the_second() -> None:
+        deadline = time.monotonic() + 300
+        while not killed and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if (store.folder(item.key) / "state.safetensors").exists():
+                first = attempts(store, item)[0]["pid"]
+                killed.extend(pid for pid in train_workers() if pid != first)
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+
+    watcher = threading.Thread(target=kill_the_second)
+    watcher.start()
+    agenda = sweep([item], store, data, processes=2)
+    watcher.join()
+    assert len(killed) == 1
+    assert agenda.complete()
+    assert not agenda.failed
+    first, lost, second, ended = attempts(store, item)
+    assert (first["from_epoch"], lost["outcome"], ended["outcome"]) == (0, "again", "done")
+    assert lost["reason"].startswith("worker lost")
+    assert second["from_epoch"] >= 1
+    assert [line["epoch"] for line in store.epochs(item.key)] == list(range(1, 61))
+
+
+def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, data: Path, tmp_path: Path) -> None:
+    diverges = trial(recipe=replace(RECIPE, schedule=Schedule(epochs=9, peak_lr=1e36)))
+    late = trial(1, recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=100_000)))
+    store = TrialStore(tmp_path / "trials")
+    sweep([diverges], store, data, processes=2)
+    assert store.failure(diverges.key)["reason"].startswith("diverged: the loss is")
+    assert [line.get("outcome") for line in attempts(store, diverges)] == [None, "failed"]
+    sweep([late], store, data, processes=2, trial_seconds=20)
+    assert store.failure(late.key)["reason"].startswith("timeout: an attempt may take")
+
+
+def train_workers() -> list[int]:
+    """The processes that Ray Train has started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
