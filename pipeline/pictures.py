@@ -218,8 +218,9 @@ _CAPTIONS: Mapping[What, str] = {
         "the image. The papers do not say how theirs are made."
     ),
     "cgram": (
-        "A query and the gallery image that is ranked first for it. Blue to red: what in either makes their features "
-        "alike (ES-Net, equations 2 to 4), for each branch first in the query, then in the gallery image."
+        "A query, then the gallery image that is ranked first for it, each with its maps by branch. Blue to red: what "
+        "in it makes the features of the two alike (ES-Net, equations 2 to 4). Frames as in ranking lists: green for "
+        "the same identity, red and dashed for another."
     ),
     "attention": (
         "What a position (green) attends to, from its smallest weight (blue) to its greatest (red), of which eight are "

@@ -190,13 +190,15 @@ def _cg_ram(scene: _Scene) -> list[Strip]:
         pairs = scene.inputs(scene.queries[numbers]), scene.inputs(rows)
         levels = maps.cg_ram_pairs(scene.method, *pairs, flip=protocol.flip)
         for place, number in enumerate(numbers):
-            base, other = scene.tile(scene.queries[number]), _ranked(scene, number, rows[place], "nearest")
-            tiles = [Tile(image=base, caption=IMAGE), other]
-            for name, sides in levels.items():
-                both = zip((base, other.image), sides, strict=True)
-                tiles += [
-                    Tile(image=images.heated(under, side[place].cpu().numpy()), caption=name) for under, side in both
-                ]
+            pair = (
+                Tile(image=scene.tile(scene.queries[number]), caption=IMAGE),
+                _ranked(scene, number, rows[place], "nearest"),
+            )
+            tiles = []
+            for side, tile in enumerate(pair):
+                tiles.append(tile)
+                for name, sides in levels.items():
+                    tiles.append(Tile(image=images.heated(tile.image, sides[side][place].cpu().numpy()), caption=name))
             strips.append(Strip(number=int(number), tiles=tuple(tiles)))
     return strips
 

@@ -267,14 +267,18 @@ OURS = {
     for start, found in {
         "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7, "7a": 1, "7b": 1, "7c": 1, "7d": 1, "8": 8},
         "bdb_": {"fig7a": 5, "fig7b": 10, "block_height": 2, "branches": 3},
+        "bdb_fig": {"1": 2, "4": 3, "5": 1, "9": 1},
+        "saadb_fig": {"4": 2, "5": 2},
+        "han_fig": {"7": 1, "8": 2},
+        "sonanet_fig": {"3": 1},
         "saadb_table": {"1": 1, "2": 1, "3": 1, "4": 6, "5": 6},
         "saadb_": {"test_map": 4},
         "sonanet_table": {"2": 3, "3": 3, "4": 3, "5": 9},
         "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "viii": 6, "ix": 9, "x": 8},
         "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "viii": 3, "ix": 3, "x": 4},
-        "esnet_fig": {"3": 3, "4": 10, "6": 4},
+        "esnet_fig": {"1": 2, "3": 3, "4": 10, "5": 1, "6": 4},
         "search_": {"saadb": 4, "esnet": 4, "sona": 4, "bdb": 4},
-        "": {"comparison": 9},
+        "": {"comparison": 9, "erasers": 7},
     }.items()
     for name, rows in found.items()
 }
