@@ -44,7 +44,8 @@ def notes(table: Table) -> list[str]:
         for group in table.groups
         if group.not_comparable
     ]
-    if any(group.kind == "difference" for group in table.groups):
+    statistics = table.experiment.kind == "statistics"
+    if any(group.kind == "difference" for group in table.groups) and not statistics:
         found.append("Difference: ours minus published, in points.")
     withdrawn = dict.fromkeys(notice for group in table.groups for notice in group.withdrawn)
     return [*found, *_significance(table), *withdrawn, *_lacking(table), *_doubts(table)]
@@ -58,6 +59,8 @@ def title(table: Table) -> str:
 
 def summary(table: Table) -> str:
     """The state of a table in a few words: rows of ours, trials that have a number."""
+    if table.experiment.kind == "statistics":
+        return f"{sum(row.ours for row in table.rows)} of {len(table.rows)} data sets counted"
     runs = [run for panel in table.panels for run in panel.runs]
     done = sum(len(panel.done) for panel in table.panels)
     searched = sum(len(entry.trials) for entry in (table.experiment.search or {}).values())
@@ -130,6 +133,8 @@ def _source(table: Table) -> list[tuple[str, str]]:
     shown = [group.title for group in table.groups if group.kind == "published"]
     if table.printed is None or not shown:
         return []
+    if table.experiment.kind == "statistics":
+        return [("Published", "; ".join(table.printed.sources))]
     protocols = dict.fromkeys(protocol for title in shown for protocol in table.printed.protocols(title))
     return [("Published", f"{'; '.join(table.printed.sources)} ({'; '.join(protocols)})")]
 

@@ -4,12 +4,14 @@ An experiment has the name of the published CSV it is printed beside, or a name 
 is for `pipeline.plan` to say; here a file is read, checked against its own form and joined to the printed numbers.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.metrics import COUNTS, Column, Metric
 from pipeline.published import PublishedError, PublishedTable
 from pipeline.published import load as load_published
 from pipeline.strict import Distinct, Name, ParamsError, Section, nearest, read_yaml, unknown, validate
@@ -18,25 +20,6 @@ from reid.config import Count, Range
 FOLDER = Path(__file__).parent / "experiments"
 PUBLISHED = Path(__file__).parent.parent / "reports" / "published"
 
-Metric = Literal[
-    "Rank-1",
-    "Rank-5",
-    "Rank-10",
-    "Recall@1",
-    "Recall@2",
-    "Recall@4",
-    "Recall@5",
-    "Recall@8",
-    "Recall@10",
-    "Recall@20",
-    "Recall@30",
-    "Recall@40",
-    "Recall@50",
-    "Recall@100",
-    "Recall@1000",
-    "mAP",
-    "mINP",
-]
 SECONDS = "epoch_seconds"  # the one objective that is no metric and is to be small
 Objective = Metric | Literal["epoch_seconds"]
 Value = float | int | str | bool | None
@@ -255,20 +238,22 @@ def _bad_first(first: Point, space: Mapping[str, Space]) -> Iterator[str]:
 
 
 class Experiment(Section):
-    """A table of a paper, or a search with the rows that report it.
+    """A table of a paper, or a search with the rows that report it, or statistics of data sets.
 
     `published` is the stem of the CSV with the printed numbers, or several of them (see `pipeline.published.load`);
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
     first, with words of the protocol where there are several (`CUHK03-NP: detected`). `others` adds the rows that only
     the paper has, in its order. `transfer`: every row is scored on data sets that it was not trained on, one column for
     each pair of the listed ones; `datasets` then has words of the protocol that name the training set. `reference`: the
-    label of the row that the others are compared with; the first row of ours unless it is given.
+    label of the row that the others are compared with; the first row of ours unless it is given. Of `kind: statistics`
+    the rows are the listed data sets and those of `datasets`, the metrics are counts, and nothing is trained.
     """
 
     name: Name
     title: str
-    metrics: Distinct[Metric]
-    rows: tuple[Row, ...]
+    kind: Literal["table", "search", "statistics"] = "table"
+    metrics: Distinct[Column]
+    rows: tuple[Row, ...] = ()
     note: str = ""
     published: str | None = None
     datasets: tuple[str, ...] = ()
@@ -278,17 +263,15 @@ class Experiment(Section):
     search: Search | None = None
 
     @property
-    def kind(self) -> Literal["table", "search"]:
-        """What it is called in `results/plan.json`."""
-        return "table" if self.search is None else "search"
-
-    @property
     def reference_row(self) -> str:
         """The label of the row that the others are compared with; empty where no row is ours."""
         return self.reference or next((row.label for row in self.rows if row.method is not None), "")
 
     @model_validator(mode="after")
     def _coherent(self) -> "Experiment":
+        statistics = self.kind == "statistics"
+        if statistics == bool(self.rows) or {metric in COUNTS for metric in self.metrics} != {statistics}:
+            raise ValueError("counts of data sets are for kind: statistics, which has no rows; the others have rows")
         labels = [row.label for row in self.rows]
         if repeated := next((label for label in labels if labels.count(label) > 1), None):
             raise ValueError(f"rows: the label {repeated!r} is given twice")
@@ -349,7 +332,7 @@ def _experiment(name: str, tree: Any, file: str, *, published: Path) -> Experime
     where = f"{file}: {name}"
     if not isinstance(tree, dict):
         raise ParamsError([f"{where} is no section; allowed: {', '.join(Experiment.model_fields)}"])
-    own = {"name": name} if "search" in tree else {"name": name, "published": name}
+    own = {"name": name, "kind": "search"} if "search" in tree else {"name": name, "published": name}
     experiment = validate(Experiment, own | tree, where=where)
     if experiment.published is None:
         return experiment
@@ -379,6 +362,9 @@ def _rows(experiment: Experiment, table: PublishedTable) -> tuple[Row, ...]:
 
 def _check_joins(experiment: Experiment, table: PublishedTable) -> None:
     """Ask for every printed number once, so that a wrong name is an error now and not after the training."""
+    if experiment.kind == "statistics":
+        for dataset, metric in itertools.product(experiment.datasets, experiment.metrics):
+            table.count(dataset=dataset, metric=metric)
     for row in experiment.rows:
         for dataset in experiment.datasets:
             for metric in set(experiment.metrics) & set(table.metrics(dataset)):

@@ -179,4 +179,5 @@ def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, star
         share=assignment,
         started=started,
     )
+    content["cost"] |= result.network
     store.finish(assignment.key, content, values)

@@ -169,6 +169,7 @@ def experiment(name: str, rows: list[Any], **changes: Any) -> dict[str, Any]:
         "published_datasets": [],
         "rows": rows,
         "search": None,
+        "counts": None,
     } | changes
 
 
