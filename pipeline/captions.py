@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.tables import DASH, Comparison, Group, Panel, Table, lacking
+from pipeline.tables import DASH, Comparison, Group, Panel, Table
 from reid.config import flatten
 
 
@@ -113,11 +113,14 @@ def comparison_words(found: Comparison) -> list[str]:
 
 
 def _lacking(table: Table) -> list[str]:
-    rows: dict[str, list[str]] = {}
-    for panel in table.panels:
-        if reasons := lacking(panel):
-            rows.setdefault("; ".join(reasons), []).append(f"{panel.label} ({panel.title})")
-    return [f"* {', '.join(labels)}: {reason}." for reason, labels in rows.items()]
+    """Why cells of ours have fewer seeds than were declared, or are a dash."""
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for row in table.rows:
+        for (group, _), cell in zip(table.columns(), row.cells, strict=True):
+            if cell.kind == "ours" and cell.reason:
+                mark = "*" if cell.lacking else DASH
+                rows.setdefault((mark, cell.reason), {})[f"{row.label} ({group.title})"] = None
+    return [f"{mark} {', '.join(labels)}: {reason}." for (mark, reason), labels in rows.items()]
 
 
 def _doubts(table: Table) -> list[str]:

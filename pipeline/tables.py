@@ -305,9 +305,8 @@ def _ours(entry: RowEntry, panel: Panel | None, metric: str) -> Cell:
     if panel is None:
         return Cell(kind="ours", reason="not declared yet" if entry.method is not None else "")
     values = [metrics.shown(metric, value) for value in panel.values(metric)]
-    cell = Cell(
-        kind="ours", n=len(values), declared=len(panel.runs), reason="; ".join(lacking(panel)), panel=panel.number
-    )
+    reason = "; ".join(lacking(panel, metric))
+    cell = Cell(kind="ours", n=len(values), declared=len(panel.runs), reason=reason, panel=panel.number)
     if not values:
         return cell
     mean = statistics.fmean(values)
@@ -315,12 +314,14 @@ def _ours(entry: RowEntry, panel: Panel | None, metric: str) -> Cell:
     return dataclasses.replace(cell, value=mean, text=metrics.printed(metric, mean), std=std)
 
 
-def lacking(panel: Panel) -> list[str]:
+def lacking(panel: Panel, metric: str) -> list[str]:
     """Why seeds that were declared have no number: `seed 2 failed: out of memory`."""
     return [
         f"seed {run.seed} {run.status}" + (f": {run.reason}" if run.reason else "")
-        for run in panel.runs
         if run.status != "done"
+        else f"seed {run.seed} has no {metric}"
+        for run in panel.runs
+        if run.status != "done" or panel.value(run, metric) is None
     ]
 
 
