@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import search
-from pipeline.experiments import SECONDS, Objective, Value
 from pipeline.plan import Plan, SearchPlan, Trial
+from pipeline.searches import SECONDS, Objective, Value
 from pipeline.shares import Share, Shares
 from pipeline.store import TrialStore
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.tables import DASH, Comparison, Group, Panel, Table, lacking
+from pipeline.tables import DASH, Comparison, Group, Panel, Table
 from reid.config import flatten
 
 
@@ -44,7 +44,8 @@ def notes(table: Table) -> list[str]:
         for group in table.groups
         if group.not_comparable
     ]
-    if any(group.kind == "difference" for group in table.groups):
+    statistics = table.experiment.kind == "statistics"
+    if any(group.kind == "difference" for group in table.groups) and not statistics:
         found.append("Difference: ours minus published, in points.")
     withdrawn = dict.fromkeys(notice for group in table.groups for notice in group.withdrawn)
     return [*found, *_significance(table), *withdrawn, *_lacking(table), *_doubts(table)]
@@ -58,6 +59,8 @@ def title(table: Table) -> str:
 
 def summary(table: Table) -> str:
     """The state of a table in a few words: rows of ours, trials that have a number."""
+    if table.experiment.kind == "statistics":
+        return f"{sum(row.ours for row in table.rows)} of {len(table.rows)} data sets counted"
     runs = [run for panel in table.panels for run in panel.runs]
     done = sum(len(panel.done) for panel in table.panels)
     searched = sum(len(entry.trials) for entry in (table.experiment.search or {}).values())
@@ -110,11 +113,14 @@ def comparison_words(found: Comparison) -> list[str]:
 
 
 def _lacking(table: Table) -> list[str]:
-    rows: dict[str, list[str]] = {}
-    for panel in table.panels:
-        if reasons := lacking(panel):
-            rows.setdefault("; ".join(reasons), []).append(f"{panel.label} ({panel.title})")
-    return [f"* {', '.join(labels)}: {reason}." for reason, labels in rows.items()]
+    """Why cells of ours have fewer seeds than were declared, or are a dash."""
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for row in table.rows:
+        for (group, _), cell in zip(table.columns(), row.cells, strict=True):
+            if cell.kind == "ours" and cell.reason:
+                mark = "*" if cell.lacking else DASH
+                rows.setdefault((mark, cell.reason), {})[f"{row.label} ({group.title})"] = None
+    return [f"{mark} {', '.join(labels)}: {reason}." for (mark, reason), labels in rows.items()]
 
 
 def _doubts(table: Table) -> list[str]:
@@ -130,6 +136,8 @@ def _source(table: Table) -> list[tuple[str, str]]:
     shown = [group.title for group in table.groups if group.kind == "published"]
     if table.printed is None or not shown:
         return []
+    if table.experiment.kind == "statistics":
+        return [("Published", "; ".join(table.printed.sources))]
     protocols = dict.fromkeys(protocol for title in shown for protocol in table.printed.protocols(title))
     return [("Published", f"{'; '.join(table.printed.sources)} ({'; '.join(protocols)})")]
 

@@ -4,7 +4,7 @@ An experiment has the name of the published CSV it is printed beside, or a name 
 is for `pipeline.plan` to say; here a file is read, checked against its own form and joined to the printed numbers.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,39 +12,18 @@ from pydantic import Field, model_validator
 
 from pipeline import figure_kinds
 from pipeline.figure_kinds import Figure
+from pipeline.metrics import COUNTS, Column
 from pipeline.published import PublishedError, PublishedTable
 from pipeline.published import load as load_published
-from pipeline.strict import Distinct, Name, ParamsError, Section, nearest, read_yaml, unknown, validate
-from reid.config import Count, Range
+from pipeline.searches import Search
+from pipeline.strict import Distinct, Name, ParamsError, Section, read_yaml, unknown, validate
+from reid.config import Range
 from reid.visualize.picture import What
 
 FOLDER = Path(__file__).parent / "experiments"
 PUBLISHED = Path(__file__).parent.parent / "reports" / "published"
 
-Metric = Literal[
-    "Rank-1",
-    "Rank-5",
-    "Rank-10",
-    "Recall@1",
-    "Recall@2",
-    "Recall@4",
-    "Recall@5",
-    "Recall@8",
-    "Recall@10",
-    "Recall@20",
-    "Recall@30",
-    "Recall@40",
-    "Recall@50",
-    "Recall@100",
-    "Recall@1000",
-    "mAP",
-    "mINP",
-]
-SECONDS = "epoch_seconds"  # the one objective that is no metric and is to be small
-Objective = Metric | Literal["epoch_seconds"]
-Value = float | int | str | bool | None
-Point = Mapping[str, Value]  # a search's settings by dotted path
-
+Kind = Literal["table", "search", "pictures", "statistics"]
 POOL = 24  # images that are drawn; which of them the report shows is settled when all rows are there
 ARROW = "->"  # between the data set trained on and the one scored on, in the key of a column
 
@@ -75,190 +54,6 @@ class Row(Section):
         return int(self.winner)
 
 
-class Space(Section):
-    """The values a search may give one setting: `choices`, or `low` to `high`, in steps or on a logarithmic scale.
-
-    `when`: asked for only where these other settings have that value, or one of a list. They come before it in the
-    space, or are fixed by the row.
-    """
-
-    low: float | int | None = None
-    high: float | int | None = None
-    step: float | int | None = None
-    log: bool = False
-    choices: tuple[Value, ...] | None = None
-    when: dict[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
-
-    def holds(self, value: Value) -> bool:
-        """Whether the setting may have this value."""
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None
-        assert self.high is not None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
-            return False
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) < 1e-8
-
-    def __str__(self) -> str:
-        if self.choices is not None:
-            return ", ".join(map(str, self.choices))
-        return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> "Space":
-        if self.choices is not None:
-            if len(self.choices) < 2 or not self.model_fields_set <= {"choices", "when"}:
-                raise ValueError("choices are two or more, and then nothing else is given")
-            return self
-        if self.low is None or self.high is None or self.low >= self.high:
-            raise ValueError("give choices, or low and a greater high")
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ValueError(f"step is {self.step:g}; allowed: above 0, up to {self.high - self.low:g}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("with log, low must be above 0 and there is no step")
-        return self
-
-
-class Pruning(Section):
-    """When a trial that falls behind those it sees is stopped early.
-
-    `halving`: after a `start` share of its epochs, and then each time the epochs have grown by `factor`, a trial
-    outside the best 1 / `factor` is stopped (ASHA; Li et al., MLSys 2020). `median`: from a `warm_up` share of its
-    epochs on, a trial whose best is below the median of the others at this epoch is stopped, once `startup_trials` of
-    them have run to their end (Golovin et al., KDD 2017).
-    """
-
-    kind: Literal["halving", "median"] = "halving"
-    start: Annotated[float, Range(0.01, 1.0)] | None = None
-    factor: Annotated[int, Range(2)] | None = None
-    startup_trials: Count | None = None
-    warm_up: Annotated[float, Range(0.0, 1.0)] | None = None
-
-    @model_validator(mode="after")
-    def _its_own(self) -> "Pruning":
-        wanted = {"start", "factor"} if self.kind == "halving" else {"startup_trials", "warm_up"}
-        if self.model_fields_set - {"kind"} != wanted:
-            raise ValueError(f"{self.kind} takes {' and '.join(sorted(wanted, reverse=True))}, and nothing else")
-        return self
-
-
-class Search(Section):
-    """How a search asks for trials; all of them are scored on held-out identities of the training set, with one seed.
-
-    `space`: dotted path to the values it may take; an element of a list is `model.block_plus[0]`. `trials` and
-    `gpu_hours`: it asks no more once either is used up, nor when every point has been tried. `objective`: one metric,
-    or several objectives, of which the first decides; `epoch_seconds` is the median time of an epoch, scoring included.
-    `startup_trials` are drawn at random, then `tpe`, `gp` (a Gaussian process) or `cmaes` begins. `first`: the point to
-    begin with. `lag`: a trial sees the outcomes of those that many numbers before it and earlier, so that `lag` can
-    run side by side. `top`: so many of the best are trained on all training identities and tested.
-    """
-
-    space: dict[str, Space]
-    trials: Count | None = None
-    gpu_hours: Annotated[float, Range(1e-6)] | None = None
-    objective: Objective | tuple[Objective, ...] = "mAP"
-    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
-    startup_trials: Count = 4
-    lag: Count = 1
-    pruning: Pruning | None = None
-    seed: Annotated[int, Range(0)] = 0
-    first: dict[str, Value] = Field(default_factory=dict)
-    top: Count = 1
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """What is sought, the one that decides first."""
-        return self.objective if isinstance(self.objective, tuple) else (self.objective,)
-
-    @model_validator(mode="after")
-    def _coherent(self) -> "Search":
-        if self.trials is None and self.gpu_hours is None and self.sampler != "grid":
-            raise ValueError("give trials, gpu_hours or both; only the sampler grid knows its end")
-        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError("objective: give at least one, and none twice")
-        if self.objectives[0] == SECONDS:
-            raise ValueError(f"objective: the first decides and is a metric; {SECONDS} may come after it")
-        if self.pruning is not None and len(self.objectives) > 1:
-            raise ValueError("pruning judges by one objective, and there are several: leave it out")
-        rough = [path for path, space in self.space.items() if space.choices is None and space.step is None]
-        if self.sampler == "grid" and rough:
-            raise ValueError(f"the sampler grid needs choices or a step for {', '.join(rough)}")
-        for problem in (*_no_place_for_cmaes(self), *_bad_conditions(self.space), *_bad_first(self.first, self.space)):
-            raise ValueError(problem)
-        return self
-
-
-def asked(space: Space, point: Point) -> bool:
-    """Whether a setting is asked for, given those before it."""
-    return all(path in point and point[path] in listed(wanted) for path, wanted in space.when.items())
-
-
-def inner(space: Mapping[str, Space]) -> dict[str, Space]:
-    """The space with those conditions alone that are on settings of its own."""
-    return {path: own.model_copy(update={"when": _within(own.when, space)}) for path, own in space.items()}
-
-
-def _within(conditions: Mapping[str, Any], space: Mapping[str, Space]) -> dict[str, Any]:
-    return {path: wanted for path, wanted in conditions.items() if path in space}
-
-
-def listed(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """The values of a condition, one or several."""
-    return wanted if isinstance(wanted, tuple) else (wanted,)
-
-
-def _no_place_for_cmaes(search: Search) -> Iterator[str]:
-    """It moves a cloud of points through several numbers that are always there, towards one objective."""
-    if search.sampler != "cmaes":
-        return
-    others = [path for path, space in search.space.items() if space.choices is not None or space.when]
-    if others:
-        yield f"the sampler cmaes takes numbers without conditions alone, not {', '.join(others)}"
-    elif len(search.space) < 2 or len(search.objectives) > 1:
-        yield "the sampler cmaes needs two settings or more, and one objective"
-
-
-def _bad_conditions(space: Mapping[str, Space]) -> Iterator[str]:
-    """Conditions on a setting of the space that comes too late, or on a value that it never has."""
-    order = list(space)
-    for path, own in space.items():
-        for other in (name for name in own.when if name in space):
-            where = f"space.{path}.when"
-            if order.index(other) >= order.index(path):
-                circle = path == other or path in _behind(other, space)
-                yield f"{where}: {other} " + ("waits for it in turn" if circle else f"must come before {path}")
-            for value in listed(own.when[other]):
-                if not space[other].holds(value):
-                    yield f"{where}: {other} is never {value!r}; allowed: {space[other]}"
-
-
-def _behind(path: str, space: Mapping[str, Space]) -> set[str]:
-    """The settings that this one's conditions lead to."""
-    found: set[str] = set()
-    queue = [path]
-    while queue:
-        new = {name for name in space[queue.pop()].when if name in space} - found
-        found |= new
-        queue += new
-    return found
-
-
-def _bad_first(first: Point, space: Mapping[str, Space]) -> Iterator[str]:
-    """A first point is complete, and one that the search could ask for."""
-    space = inner(space)
-    for path in first:
-        if path not in space:
-            yield f"first.{path} is not in the space{nearest(path, space)}"
-        elif not space[path].holds(first[path]):
-            yield f"first.{path} is {first[path]!r}; allowed: {space[path]}"
-        elif not asked(space[path], first):
-            yield f"first.{path} is not asked for there: see its when"
-    for path, own in space.items():
-        if first and path not in first and asked(own, first):
-            yield f"first.{path} is missing; allowed: {own}"
-
-
 class Pictures(Section):
     """What is drawn of the rows' networks, see `reid.visualize`, for so many queries; `erasers`: training images."""
 
@@ -267,7 +62,7 @@ class Pictures(Section):
 
 
 class Experiment(Section):
-    """A table of a paper, a search with the rows that report it, or pictures of what the rows' networks do.
+    """A table of a paper, a search with the rows that report it, pictures of what the rows' networks do, or statistics.
 
     `published` is the stem of the CSV with the printed numbers, or several of them (see `pipeline.published.load`);
     null: nothing is printed, as for figures. `datasets` are those of its data sets that are shown, the most relevant
@@ -275,13 +70,14 @@ class Experiment(Section):
     the paper has, in its order. `transfer`: every row is scored on data sets that it was not trained on, one column for
     each pair of the listed ones; `datasets` then has words of the protocol that name the training set. `reference`: the
     label of the row that the others are compared with; the first row of ours unless it is given. `figure`: what is
-    drawn above the table.
+    drawn above the table. Where the metrics are counts of data sets the rows are the listed data sets and those of
+    `datasets`, and nothing is trained.
     """
 
     name: Name
     title: str
-    rows: tuple[Row, ...]
-    metrics: Distinct[Metric] = ()
+    metrics: Distinct[Column] = ()
+    rows: tuple[Row, ...] = ()
     note: str = ""
     published: str | None = None
     datasets: tuple[str, ...] = ()
@@ -293,9 +89,13 @@ class Experiment(Section):
     pictures: Pictures | None = None
 
     @property
-    def kind(self) -> Literal["table", "search"]:
-        """What it is called in `results/plan.json`, where experiments with pictures are not."""
-        return "table" if self.search is None else "search"
+    def kind(self) -> Kind:
+        """What it is, by its sections and columns."""
+        if self.pictures is not None:
+            return "pictures"
+        if self.search is not None:
+            return "search"
+        return "statistics" if self.metrics and {*self.metrics} <= {*COUNTS} else "table"
 
     @property
     def reference_row(self) -> str:
@@ -325,14 +125,23 @@ class Experiment(Section):
         return self
 
 
+_NO_TABLE = ("metrics", "published", "datasets", "others", "transfer", "search", "figure")
+_NO_TRIALS = ("rows", "others", "transfer", "figure")
+
+
 def _unfit(experiment: Experiment) -> str:
-    """What does not go with pictures, or what is needed without them."""
-    if experiment.pictures is None:
-        return "" if experiment.metrics else "metrics: nothing is listed; give at least one"
-    numeric = ("metrics", "published", "datasets", "others", "transfer", "search")
-    if unused := [name for name in numeric if getattr(experiment, name)]:
-        return f"pictures are of networks, not of numbers: leave {', '.join(unused)} out"
-    strangers = [row.label for row in experiment.rows if row.method is None]
+    """What does not go with this kind of experiment, or is needed for it; empty if all is well."""
+    needless = {"pictures": _NO_TABLE, "statistics": _NO_TRIALS}.get(experiment.kind, ())
+    if unused := [name for name in needless if getattr(experiment, name)]:
+        what = "pictures are of networks, not of numbers" if experiment.pictures else "counts are of whole data sets"
+        return f"{what}: leave {', '.join(unused)} out"
+    if experiment.kind == "statistics":
+        return ""
+    if {*experiment.metrics} & {*COUNTS}:
+        return "metrics: counts of data sets need a table of their own"
+    if not experiment.rows or not (experiment.metrics or experiment.pictures):
+        return f"{'metrics' if experiment.rows else 'rows'}: nothing is listed; give at least one"
+    strangers = [row.label for row in experiment.rows if row.method is None and experiment.pictures]
     return f"rows: pictures need a network, and these have no method: {', '.join(strangers)}" if strangers else ""
 
 
@@ -413,6 +222,9 @@ def _check_figure(experiment: Experiment, published: Path) -> None:
 
 def _check_joins(experiment: Experiment, table: PublishedTable) -> None:
     """Ask for every printed number once, so that a wrong name is an error now and not after the training."""
+    if experiment.kind == "statistics":
+        for dataset, metric in itertools.product(experiment.datasets, experiment.metrics):
+            table.count(dataset=dataset, metric=metric)
     for row in experiment.rows:
         for dataset in experiment.datasets:
             for metric in set(experiment.metrics) & set(table.metrics(dataset)):

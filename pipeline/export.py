@@ -7,15 +7,18 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from pipeline import curves, picturing, queries
+from pipeline import curves, inventory, picturing, queries
 from pipeline.agenda import Agenda, SearchRun
-from pipeline.experiments import ARROW, Experiment, Row, Search
+from pipeline.experiments import ARROW, Experiment, Row
 from pipeline.keys import canonical_json
+from pipeline.metrics import RECORDED
 from pipeline.params import Params
 from pipeline.plan import Plan, PlannedRow, Trial, pairs
+from pipeline.searches import Search
 from pipeline.store import PerQuery, TrialStore
 from pipeline.strict import redact
 from reid.config import to_dict
+from reid.data import manifest
 from reid.data.dataset import ReidData
 from reid.data.readers import readers
 
@@ -48,7 +51,8 @@ def write(root: Path, params: Params, plan: Plan, agenda: Agenda, runs: Runs) ->
     data = {name: ReidData.load(root / "data" / name) for name in params.datasets}
     queries.write_identities(folder / queries.QUERIES, data)
     searches = {(run.plan.experiment, run.plan.dataset): _search(run, agenda) for run in agenda.searches}
-    content = outline(params, plan, searches)
+    manifests = {name: manifest.read(root / "data" / name / "manifest.parquet") for name in params.datasets}
+    content = outline(params, plan, searches, manifests)
     curves.write(folder, agenda.store, agenda.declared)
     (folder / "plan.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -105,6 +109,7 @@ def recorded(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": result["status"],
         **{name: float(value) for name, value in metrics.items()},
+        **{name: factor * cost[own] for name, (factor, own) in RECORDED.items() if own in cost},
         "epochs": result["epochs"],
         **{name: cost[name] for name in ("seconds", "cpus", "gpus", "device")},
         **{name: environment[name] for name in ("commit", "dirty", "python", "torch")},
@@ -113,7 +118,12 @@ def recorded(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
+def outline(
+    params: Params,
+    plan: Plan,
+    outcomes: Mapping[tuple[str, str], Mapping[str, Any]],
+    manifests: Mapping[str, pd.DataFrame],
+) -> dict[str, Any]:
     """The content of `results/plan.json`.
 
     Args:
@@ -122,6 +132,7 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
         outcomes: for each search (experiment, data set): `trials`, a list of `number`, `params`, `values` (of the
             objectives, none where it failed), `status` and `key`; `winners`, the `number` and `params` of the best, as
             many as are tested; and `over`, whether it asks for no more trials.
+        manifests: of the data sets, for their statistics.
     """
     return {
         "profile": params.profile,
@@ -131,9 +142,9 @@ def outline(params: Params, plan: Plan, outcomes: Mapping[tuple[str, str], Mappi
         "seeds": list(params.seeds),
         "mlflow_ui": redact(params.tracking.ui),
         "experiments": [
-            _experiment(plan, experiment, rows, outcomes)
+            _experiment(plan, experiment, rows, outcomes, manifests)
             for experiment, rows in plan.experiments
-            if experiment.pictures is None
+            if experiment.kind != "pictures"
         ],
     }
 
@@ -143,6 +154,7 @@ def _experiment(
     experiment: Experiment,
     rows: Sequence[PlannedRow],
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]],
+    manifests: Mapping[str, pd.DataFrame],
 ) -> dict[str, Any]:
     searches = {item.dataset: item for item in plan.searches if item.experiment == experiment.name}
     best = {
@@ -165,6 +177,9 @@ def _experiment(
         "figure": experiment.figure.model_dump(mode="json") if experiment.figure else None,
         "rows": [_row_outline(row.row, _found(row.row, best) if row.row.winner else row.trials) for row in rows],
         "search": found or None,
+        "counts": {dataset: inventory.counts(manifest, experiment.metrics) for dataset, manifest in manifests.items()}
+        if experiment.kind == "statistics"
+        else None,
     }
 
 

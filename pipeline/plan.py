@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import figure_kinds, keys, picturing, spaces
-from pipeline.experiments import ARROW, Experiment, Point, Row, Search
+from pipeline.experiments import ARROW, Experiment, Row
+from pipeline.naming import readable
 from pipeline.params import Params, overridden, scaled
+from pipeline.searches import Point, Search
 from pipeline.strict import ParamsError, override, unknown
 from reid import methods
-from reid.config import Protocol, Settings, TrialConfig, to_dict
+from reid.config import Protocol, TrialConfig
 from reid.data.readers import reader, readers
 from reid.methods.base import OWN
 from reid.rehearsal import rehearse
@@ -225,7 +227,7 @@ def make_trial(
     )
     if search is not None:
         spec["search"] = search
-    return _named(name or _readable(config, spec), dataset, config, spec)
+    return _named(name or readable(config, spec), dataset, config, spec)
 
 
 def scored(trained: Trial, protocol: Protocol, scored_on: str, digests: Digests) -> Trial:
@@ -237,7 +239,7 @@ def scored(trained: Trial, protocol: Protocol, scored_on: str, digests: Digests)
     target = {"dataset": scored_on, "data_digest": digests["test"]}
     spec = keys.scoring_spec(trained.spec, config, source=trained.key, target=target)
     column = own if scored_on == own else Transfer(own, scored_on).key
-    return replace(_named(_readable(config, spec), column, config, spec), source=trained)
+    return replace(_named(readable(config, spec), column, config, spec), source=trained)
 
 
 def _seeded(trial: Trial, seed: int) -> Trial:
@@ -246,7 +248,7 @@ def _seeded(trial: Trial, seed: int) -> Trial:
     config = replace(trial.config, seed=seed)
     spec = trial.spec | {"config": trial.spec["config"] | {"seed": seed}} | ({"source": source.key} if source else {})
     key = keys.trial_key(spec)
-    return replace(trial, key=key, name=f"{_readable(config, spec)}-{key[:8]}", config=config, spec=spec, source=source)
+    return replace(trial, key=key, name=f"{readable(config, spec)}-{key[:8]}", config=config, spec=spec, source=source)
 
 
 def _with_protocol(config: TrialConfig, protocol: Protocol, dataset: str) -> TrialConfig:
@@ -263,20 +265,11 @@ def _protocol(protocol: Protocol, dataset: str) -> Protocol:
     return protocol.resolved(source.rule, source.ranks)
 
 
-def _named(readable: str, dataset: str, config: TrialConfig, spec: dict[str, Any]) -> Trial:
+def _named(start: str, dataset: str, config: TrialConfig, spec: dict[str, Any]) -> Trial:
     key = keys.trial_key(spec)
     return Trial(
-        key=key, setting=keys.setting_key(spec), name=f"{readable}-{key[:8]}", dataset=dataset, config=config, spec=spec
+        key=key, setting=keys.setting_key(spec), name=f"{start}-{key[:8]}", dataset=dataset, config=config, spec=spec
     )
-
-
-def _readable(config: TrialConfig, spec: Mapping[str, Any]) -> str:
-    """The readable part of a name: method, variant, data set, seed; and whether it scores what another one trained."""
-    own = spec["dataset"]
-    target = spec["scored_on"]["dataset"] if "scored_on" in spec else None
-    where = own if target in (own, None) else f"{own}-to-{target}"
-    name = f"{config.method}-{_variant(config.method, config.model)}-{where}-s{config.seed}"
-    return f"{name}-scored" if target == own else name
 
 
 def _resolved(row: Row, scale: Scale, dataset: str | None, *, where: str) -> TrialConfig:
@@ -386,15 +379,3 @@ def _searches(
             digests=data[dataset],
             seeds=params.seeds,
         )
-
-
-@functools.cache
-def _variant(method: str, model: Settings) -> str:
-    """The variant that a configuration is, or `<variant>-custom` for the nearest: a name from the trial alone."""
-    own, variants = to_dict(model), methods.variants(method)
-
-    def departures(name: str) -> int:
-        return sum(value != own[field] for field, value in to_dict(variants[name]).items())
-
-    nearest = min(variants, key=departures)
-    return f"{nearest}-custom" if departures(nearest) else nearest

@@ -25,6 +25,9 @@ _COLUMNS = (
 )
 
 
+STATISTICS = "dataset statistics"  # in the place of a method
+
+
 class PublishedError(ValueError):
     """A published file that cannot be read, or a join to it that is not exactly one number."""
 
@@ -84,6 +87,21 @@ class PublishedTable:
                 f"{self.file}: {method!r} has no {metric} on {dataset!r}, "
                 "and by index.csv the paper prints no dash in this table"
             )
+        return found[0] if found else None
+
+    def count(self, *, dataset: str, metric: str) -> Printed | None:
+        """The number a paper prints of a data set itself, in a table or in its prose; None where it prints none.
+
+        Raises:
+            PublishedError: the table says nothing of that data set, or two numbers fit.
+        """
+        of_data = [number for number in self.numbers if number.method == STATISTICS]
+        if not any(number.dataset == dataset.partition(": ")[0] for number in of_data):
+            names = (number.dataset for number in of_data)
+            raise PublishedError(self._unknown("statistics of a data set", dataset, names))
+        found = [number for number in _selected(of_data, dataset) if number.metric == metric]
+        if len(found) > 1:
+            raise PublishedError(self._ambiguous(found, dataset))
         return found[0] if found else None
 
     def metrics(self, dataset: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from pipeline.captions import heading
 from pipeline.evidence import Evidence
 from pipeline.figures import Drawing, file_stem
 from pipeline.links import run_url
+from pipeline.metrics import COSTS, printed, shown
 from pipeline.pictures import Album, Plate
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
@@ -32,6 +33,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _CSV = ("experiment", "row", "kind", "dataset", "metric", "value", "std", "n", "declared", "mark", "reason", "trials")
 _CSV_COMPARISON = ("reference", "difference", "low", "high", "p", "p_holm", "significant", "claim", "untested")
 _LEGEND = "Ours: mean ± sample standard deviation (n seeds), in percent; best bold, second underlined."
+_COUNTED = "Ours: counted in the prepared data. Difference: ours minus published."
 
 
 class Finished(str):
@@ -76,12 +78,12 @@ class Page:
 
 def markdown(table: Table) -> str:
     """The table for a code host: title, table, notes; padded, so that it reads well as plain text too."""
-    return _text("table.md.j2", escape_markdown).render(_context(table), lines=_markdown_lines(table), legend=_LEGEND)
+    return _text("table.md.j2", escape_markdown).render(_context(table), lines=_markdown_lines(table))
 
 
 def latex(table: Table) -> str:
     """The table as a float; it needs the packages amssymb, booktabs and fontenc (T1)."""
-    return _text("table.tex.j2", escape_latex).render(_context(table), legend=_LEGEND)
+    return _text("table.tex.j2", escape_latex).render(_context(table))
 
 
 def csv_text(table: Table) -> str:
@@ -126,6 +128,7 @@ def html(page: Page) -> str:
         complete=captions.complete,
         comparison=captions.comparison_words,
         plain=captions.plain,
+        stored=lambda value, metric: printed(metric, shown(metric, value)) if metric in COSTS else f"{100 * value:.2f}",
     )
     env.filters.update(figure=Markup, markdown=markdown, latex=latex)
     return env.get_template("page.html.j2").render(
@@ -145,6 +148,8 @@ def _context(table: Table) -> dict[str, Any]:
         "notes": captions.notes(table),
         "summary": captions.summary(table),
         "title": captions.title(table),
+        "legend": _COUNTED if table.experiment.kind == "statistics" else _LEGEND,
+        "first": "Data set" if table.experiment.kind == "statistics" else "Method",
     }
 
 

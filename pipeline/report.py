@@ -20,6 +20,7 @@ from pipeline import (
     experiment_figures,
     figure_kinds,
     figures,
+    inventory,
     pictures,
     published,
     queries,
@@ -29,9 +30,10 @@ from pipeline import (
     tables,
 )
 from pipeline.curves import Curves
+from pipeline.metrics import SCORES
 from pipeline.published import PublishedTable
 from pipeline.queries import Scores
-from pipeline.results import METRICS, STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
+from pipeline.results import STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
 from pipeline.search_report import SearchReport
 from pipeline.tables import Cell, Group, Panel, Row, Table
 
@@ -89,6 +91,8 @@ def _galleries(folder: Path) -> list[render.Gallery]:
 
 def table_of(inputs: Inputs, experiment: Experiment) -> Table:
     """One table with its comparisons."""
+    if experiment.kind == "statistics":
+        return inventory.table(experiment, datasets=inputs.plan.datasets, printed=inputs.printed.get(experiment.name))
     columns = inputs.plan.datasets | inputs.plan.transfers
     printed = inputs.printed.get(experiment.name)
     return significance.compared(
@@ -183,7 +187,7 @@ def dot_plots(table: Table) -> dict[str, str]:
     found = {}
     for place, (group, metric) in enumerate(table.columns()):
         cells = [(row, row.cells[place]) for row in table.rows if row.cells[place].value is not None]
-        if group.kind == "ours" and cells:
+        if group.kind == "ours" and metric in SCORES and cells:
             name = figures.file_stem(f"{table.experiment.name}-{group.dataset}-{metric}")
             dots = [
                 _dot(row, cell, panels[cell.panel or 0], metric, _published(table, row, group, metric))
@@ -218,8 +222,8 @@ def _files(table: Table, searches: Sequence[SearchReport]) -> dict[str, str]:
         f"{stem}.md": render.markdown(table),
         f"{stem}.tex": render.latex(table),
         f"{stem}.csv": render.csv_text(table),
-        f"plots/tables/{stem}.csv": _table_plot(table),
     }
+    found |= {f"plots/tables/{stem}.csv": _table_plot(table)} if table.panels else {}
     return found | ({f"plots/searches/{stem}.csv": _search_plot(searches)} if searches else {})
 
 
@@ -238,7 +242,7 @@ def _table_plot(table: Table) -> str:
     """For `dvc plots`: one line for each row and data set, with every metric measured there, in percent."""
     several = len({panel.dataset for panel in table.panels}) > 1
     lines, done = [], [panel for panel in table.panels if panel.done]
-    names = [name for name in METRICS if any(panel.values(name) for panel in done)]
+    names = [name for name in SCORES if any(panel.values(name) for panel in done)]
     for panel in done:
         label = f"{panel.label} ({panel.title})" if several else panel.label
         measured = [panel.values(name) for name in names]

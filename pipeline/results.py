@@ -4,21 +4,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import pydantic
 
-from pipeline.experiments import Metric, Objective, Space, Value
+from pipeline.experiments import Kind
 from pipeline.figure_kinds import Figure
+from pipeline.metrics import COSTS, SCORES
+from pipeline.searches import Objective, Space, Value
 
-METRICS: tuple[str, ...] = get_args(Metric)
+MEASURED = SCORES + COSTS  # what a trial has a number of
 STATUSES = ("done", "pruned", "failed", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One declared trial and what became of it; `metrics` holds fractions and lacks what was not measured.
+    """One declared trial and what became of it; `metrics` lacks what was not measured; scores are fractions.
 
     `source`: the trial whose network it scores; empty where it trains one. `cpus`, `gpus`: what it was given.
     """
@@ -100,11 +102,12 @@ class SearchEntry:
 class Experiment:
     """A declared table or search, as `results/plan.json` has it.
 
-    `reference`: the label of the row that the others are compared with; empty if there is none.
+    `reference`: the label of the row that the others are compared with; empty if there is none. `counts`: of each data
+    set, where the table is of statistics.
     """
 
     name: str
-    kind: Literal["table", "search"]
+    kind: Kind
     title: str
     note: str
     reference: str
@@ -114,6 +117,7 @@ class Experiment:
     rows: list[RowEntry]
     search: dict[str, SearchEntry] | None
     figure: Figure | None
+    counts: dict[str, dict[str, int]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,7 @@ def as_run(record: Mapping[Any, Any]) -> Run:
         metrics={
             name: float(value)
             for name, value in record.items()
-            if str(name).rpartition("/")[2] in METRICS and not pd.isna(value)
+            if str(name).rpartition("/")[2] in MEASURED and not pd.isna(value)
         },
         protocol=json.loads(record["protocol"]),
         config=json.loads(record["config"]),

@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.experiments import SECONDS, Objective, Point, Pruning, Search, Space, Value, asked
+from pipeline.searches import SECONDS, Objective, Point, Pruning, Search, Space, Value, asked
 
 _ATTEMPTS = 5
 _MOST = 10_000

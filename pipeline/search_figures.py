@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.canvas import ACCENT, INK, SECOND, Canvas, extent, one_line
-from pipeline.experiments import Space, Value
 from pipeline.plot import WIDTH, Plot, Scale
+from pipeline.searches import Space, Value
 
 _NARROW = 13  # letters that stand under an axis of the parallel coordinates
 

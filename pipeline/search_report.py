@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import optuna
 
 from pipeline import search, search_figures, tables
-from pipeline.experiments import SECONDS, Objective
 from pipeline.figures import Drawing, file_stem
 from pipeline.results import Experiment, Run, SearchEntry
 from pipeline.search_figures import Tried
+from pipeline.searches import SECONDS, Objective
 
 # PED-ANOVA compares where the best quarter of the trials lies with where all do; of fewer it would tell noise.
 _ENOUGH, _BEST = 12, 0.25

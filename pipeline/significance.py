@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import resampling
+from pipeline.metrics import SCORES
 from pipeline.queries import Scores
 from pipeline.resampling import DRAWS, Difference
 from pipeline.tables import Cell, Comparison, Panel, Table
@@ -29,7 +30,7 @@ def compared(table: Table, scores: Scores) -> Table:
         return table
     found: dict[_Place, Comparison | str] = {}
     for column, (group, metric) in enumerate(table.columns()):
-        if group.kind == "ours":
+        if group.kind == "ours" and metric in SCORES:
             rows = {place: row.cells[column] for place, row in enumerate(table.rows) if row.cells[column].n}
             base = reference.cells[column]
             others = {place: cell for place, cell in rows.items() if table.rows[place] is not reference}
@@ -82,10 +83,7 @@ def _judged(
     found: dict[int, Comparison | str] = {}
     for place, one in zip(pairs, differences, strict=True):
         if one.num_differing < LEAST_IDENTITIES:
-            found[place] = (
-                f"it differs from the reference row on {one.num_differing} identities, "
-                f"and below {LEAST_IDENTITIES} nothing can be told"
-            )
+            found[place] = f"it differs from the reference row on fewer than {LEAST_IDENTITIES} identities"
         else:
             found[place] = _comparison(one, reference)
     return found

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.experiments import SECONDS, Point, Search, Space, Value, inner, listed
 from pipeline.params import overridden
+from pipeline.searches import SECONDS, Point, Search, Space, Value, inner, listed
 from pipeline.strict import ParamsError, nearest, override, unknown
 from reid.config import Protocol, TrialConfig, flatten, to_dict
 from reid.evaluation import RetrievalResult

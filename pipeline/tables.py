@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from pipeline import agreement
+from pipeline import agreement, metrics
 from pipeline.experiments import ARROW
 from pipeline.published import Printed, PublishedTable
 from pipeline.results import Experiment, RowEntry, Run
@@ -204,7 +204,7 @@ def build(
     return Table(
         experiment=experiment,
         groups=groups,
-        rows=_marked(rows),
+        rows=_marked(rows, [metric for group in groups for metric in group.metrics]),
         panels=panels,
         warnings=tuple(agreement.warnings(panels)),
         printed=printed,
@@ -304,23 +304,24 @@ def _row(entry: RowEntry, groups: Sequence[Group], panels: Sequence[Panel], prin
 def _ours(entry: RowEntry, panel: Panel | None, metric: str) -> Cell:
     if panel is None:
         return Cell(kind="ours", reason="not declared yet" if entry.method is not None else "")
-    values = [100 * value for value in panel.values(metric)]
-    cell = Cell(
-        kind="ours", n=len(values), declared=len(panel.runs), reason="; ".join(lacking(panel)), panel=panel.number
-    )
+    values = [metrics.shown(metric, value) for value in panel.values(metric)]
+    reason = "; ".join(lacking(panel, metric))
+    cell = Cell(kind="ours", n=len(values), declared=len(panel.runs), reason=reason, panel=panel.number)
     if not values:
         return cell
     mean = statistics.fmean(values)
-    std = f"{statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return dataclasses.replace(cell, value=mean, text=f"{mean:.1f}", std=std)
+    std = metrics.printed(metric, statistics.stdev(values)) if len(values) > 1 and metrics.varies(metric) else ""
+    return dataclasses.replace(cell, value=mean, text=metrics.printed(metric, mean), std=std)
 
 
-def lacking(panel: Panel) -> list[str]:
+def lacking(panel: Panel, metric: str) -> list[str]:
     """Why seeds that were declared have no number: `seed 2 failed: out of memory`."""
     return [
         f"seed {run.seed} {run.status}" + (f": {run.reason}" if run.reason else "")
-        for run in panel.runs
         if run.status != "done"
+        else f"seed {run.seed} has no {metric}"
+        for run in panel.runs
+        if run.status != "done" or panel.value(run, metric) is None
     ]
 
 
@@ -347,9 +348,12 @@ def _difference(ours: Cell, published: Cell) -> Cell:
     return Cell(kind="difference", value=float(points), text=f"{sign}{abs(points)}")
 
 
-def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Mark the best and the second printed mean of every column of ours; equal ones share the mark."""
-    columns = [_marks(column) for column in zip(*(row.cells for row in rows), strict=True)]
+def _marked(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ...]:
+    """Mark the best and the second printed mean of every column of scores of ours; equal ones share the mark."""
+    columns = [
+        _marks(column) if metric in metrics.SCORES else list(column)
+        for metric, column in zip(names, zip(*(row.cells for row in rows), strict=True), strict=bool(rows))
+    ]
     return tuple(
         dataclasses.replace(row, cells=tuple(column[place] for column in columns)) for place, row in enumerate(rows)
     )

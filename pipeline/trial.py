@@ -270,4 +270,5 @@ def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, star
         share=assignment.share,
         started=started,
     )
+    content["cost"] |= result.network
     store.finish(assignment.key, content, values)

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import export, report
+from pipeline import export, inventory, report
 from pipeline.alterations import Alteration, Outline, alterations
 from pipeline.captions import heading
-from pipeline.experiments import SECONDS
 from pipeline.figures import file_stem
+from pipeline.metrics import COSTS
 from pipeline.queries import PER_QUERY, QUERIES
 from pipeline.report import GENERATED, Inputs
 from pipeline.results import Run
+from pipeline.searches import SECONDS
 from pipeline.store import TrialStore
+from reid.data import manifest
 from reid.data.dataset import ReidData
 
 _TRIALS = "results/trials.parquet"
@@ -84,6 +86,7 @@ def verify(root: Path) -> Verdict:
     _check_store(root, inputs, tally)
     _check_queries(root, inputs, tally)
     _check_searches(inputs, tally)
+    _check_counts(root, inputs, tally)
     right = dataclasses.replace(inputs, runs=runs)
     _check_files(folder, report.build(right), outlines(right), tally)
     return Verdict(checked=dict(tally.checked), unchecked=dict(tally.unchecked), wrong=tuple(tally.wrong))
@@ -98,7 +101,8 @@ def _recomputed(run: Run, inputs: Inputs, tally: _Tally) -> Run:
         embedding, _, metric = name.rpartition("/")
         values = inputs.scores.values(run, embedding, metric)
         if values is None:
-            tally.unchecked[f"{metric} of trials: no mean of values that are on record"] += 1
+            why = "measured" if metric in COSTS else "no mean of values that are on record"
+            tally.unchecked[f"{metric} of trials: {why}"] += 1
             continue
         metrics[name] = float(np.nanmean(values))
         tally.checked["metrics of trials, from the values of their queries"] += 1
@@ -192,6 +196,21 @@ def _check_searches(inputs: Inputs, tally: _Tally) -> None:
                             expected=str(expected),
                         )
                         tally.wrong.append(wrong)
+
+
+def _check_counts(root: Path, inputs: Inputs, tally: _Tally) -> None:
+    """The statistics of data sets against their manifests."""
+    for experiment in inputs.plan.experiments:
+        for dataset, found in (experiment.counts or {}).items():
+            path = root / "data" / dataset / "manifest.parquet"
+            if not path.is_file():
+                tally.unchecked[f"statistics of {dataset}: the data are not here"] += len(found)
+                continue
+            for name, expected in inventory.counts(manifest.read(path), tuple(found)).items():
+                tally.checked["statistics of data sets, against the data"] += 1
+                if found[name] != expected:
+                    place = {"file": "results/plan.json", "table": experiment.name, "row": dataset, "column": name}
+                    tally.wrong.append(Alteration(**place, found=str(found[name]), expected=str(expected)))
 
 
 def _check_files(

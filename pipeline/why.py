@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import captions, evidence, report
+from pipeline import captions, evidence, metrics, report
 from pipeline.evidence import Evidence
 from pipeline.strict import ParamsError, unknown
 from pipeline.tables import Table
@@ -68,7 +68,7 @@ def lines(found: Evidence, metric: str) -> Iterator[str]:
     yield "runs"
     for one in found.panel.runs:
         value = found.values(one)[metric]
-        number = "no number" if value is None else f"{100 * value:.4f}"
+        number = "no number" if value is None else f"{metrics.shown(metric, value):.4f}"
         reason = f" ({one.status}{': ' + one.reason if one.reason else ''})" if value is None else ""
         yield f"  seed {one.seed}: {number}{reason}, trial {one.key}"
         if value is not None:

@@ -22,6 +22,7 @@ from reid.data.augment import augment, to_float
 from reid.data.dataset import ReidData
 from reid.data.sampler import IdentitySampler
 from reid.evaluation import Embeddings, RetrievalResult, evaluate
+from reid.footprint import IMAGES, footprint
 from reid.methods.base import OWN, Method
 from reid.parts.grouped_norm import synchronise_batch_norms
 from reid.parts.power_pooling import PowerPooling
@@ -42,12 +43,13 @@ class TrialResult:
 
     `retrieval` holds the scores, by the embedding that was ranked: the method's own is `OWN`, others have the names
     that `Method.embeddings` gives them. `seconds` is the time spent training and scoring, earlier attempts before a
-    resume included.
+    resume included. `network`: what the network costs where it is used, see `reid.footprint`.
     """
 
     retrieval: dict[str, RetrievalResult]
     epochs: int
     seconds: float
+    network: dict[str, float]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -135,8 +137,10 @@ def score(config: TrialConfig, weights: Path, data: ReidData, *, device: str = "
     """
     started = time.perf_counter()
     with _deterministic(device):
-        retrieval = rank(trained(config, weights, device=device), data, config)
-    return TrialResult(retrieval=retrieval, epochs=0, seconds=time.perf_counter() - started)
+        method = trained(config, weights, device=device)
+        retrieval = rank(method, data, config)
+        network = _network(method, data, config)
+    return TrialResult(retrieval=retrieval, epochs=0, seconds=time.perf_counter() - started, network=network)
 
 
 def trained(config: TrialConfig, weights: Path, *, device: str = "cpu") -> Method:
@@ -220,7 +224,8 @@ class _Trial:
         started = time.perf_counter()
         retrieval = self.retrieval or rank(self.method, self.data, self.config)
         seconds = self.seconds + time.perf_counter() - started
-        return TrialResult(retrieval=retrieval, epochs=self.epoch, seconds=seconds)
+        network = _network(self.method, self.data, self.config)
+        return TrialResult(retrieval=retrieval, epochs=self.epoch, seconds=seconds, network=network)
 
     def save(self, path: Path) -> None:
         slots, groups = checkpoint.pack_optimiser(self.optimiser)
@@ -343,13 +348,25 @@ def embed(method: Method, images: NDArray[np.uint8], rows: NDArray[np.int64], *,
     parts: dict[str, list[Tensor]] = {}
     for own in distributed.in_turn(rows, _SCORING_BATCH):
         pixels = torch.from_numpy(images[own]).to(device)
-        batch = to_float(pixels, recipe.image_size)
-        views = [batch, batch.flip(3)] if recipe.protocol.flip else [batch]
-        with autocast(recipe, device):
-            found = [method.embeddings(view) for view in views]
-        for name in found[0]:
-            parts.setdefault(name, []).append(torch.stack([view[name].float() for view in found]).mean(0))
+        for name, features in _embed_batch(method, pixels, recipe).items():
+            parts.setdefault(name, []).append(features)
     return {name: distributed.from_turns(features)[: len(rows)] for name, features in parts.items()}
+
+
+def _embed_batch(method: Method, pixels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    batch = to_float(pixels, recipe.image_size)
+    views = [batch, batch.flip(3)] if recipe.protocol.flip else [batch]
+    with autocast(recipe, pixels.device):
+        found = [method.embeddings(view) for view in views]
+    return {name: torch.stack([view[name].float() for view in found]).mean(0) for name in found[0]}
+
+
+def _network(method: Method, data: ReidData, config: TrialConfig) -> dict[str, float]:
+    """What the network costs to rank with, by some of the images that were ranked."""
+    method.eval()
+    rows = data.scored(config.evaluate_on)[0][:IMAGES]
+    pixels = torch.from_numpy(data.images[rows]).to(next(method.parameters()).device)
+    return footprint(method, lambda batch: _embed_batch(method, batch, config.recipe), pixels)
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

@@ -57,6 +57,23 @@ def test_every_declared_trial_ends_and_the_tables_are_there(finished: Project) -
     assert all(run_id in page for run_id in results.loc[results["evaluate_on"] == "test", "run_id"])
 
 
+def test_every_printed_number_is_verified_and_says_what_it_rests_on(finished: Project) -> None:
+    said = finished.run("pipeline", "verify").stdout
+    assert "everything agrees" in said
+    assert f"checked: {len(trials(finished))} records of the store" in said
+    assert "checked: 1 lists of the queries' identities, against the data" in said
+    cell = ("bdb_table2", "BDB + Cut", "mAP")
+    why = json.loads(finished.run("pipeline", "why", *cell, "--json").stdout)
+    assert [run["value"] for run in why["runs"]] == [trials(finished).loc[run["key"], "mAP"] for run in why["runs"]]
+    assert why["untested"] == "it differs from the reference row on fewer than 10 identities"  # of so tiny a set
+    costs = trials(finished).query("status == 'done'")[["params_million", "inference_ms_per_image"]]
+    assert (costs > 0).all(axis=None)
+    page = finished.root / "reports" / "generated" / "bdb_table2.md"
+    page.write_text(page.read_text().replace("95.3", "95.4"))
+    assert "found '95.4', expected '95.3'" in finished.run("pipeline", "verify", fails=True).stdout
+    page.write_text(page.read_text().replace("95.4", "95.3"))
+
+
 def test_mlflow_has_one_run_per_trial_under_one_parent(finished: Project) -> None:
     runs = mlflow_runs(finished)
     assert sorted(name for name, _ in runs) == sorted(["demo", *trials(finished)["name"]])

@@ -91,7 +91,9 @@ def train(
         checkpoint.save(weights, {"walk": walk}, {"num_ids": 4})
     identities = torch.arange(24).numpy() % 4 + 1
     images = Embeddings(walk, identities, torch.arange(24).numpy() // 12)
-    return TrialResult(retrieval={"": evaluate(images, images)}, epochs=config.recipe.schedule.epochs, seconds=0.1)
+    return TrialResult(
+        retrieval={"": evaluate(images, images)}, epochs=config.recipe.schedule.epochs, seconds=0.1, network={}
+    )
 
 
 def metrics(store: TrialStore, keys: list[str]) -> str:

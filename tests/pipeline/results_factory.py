@@ -174,6 +174,7 @@ def experiment(name: str, rows: list[Any], **changes: Any) -> dict[str, Any]:
         "rows": rows,
         "search": None,
         "figure": None,
+        "counts": None,
     } | changes
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline import experiments
 from pipeline.agenda import Agenda
-from pipeline.experiments import Experiment, Pruning, Row, Search, Space
+from pipeline.experiments import Experiment, Row
 from pipeline.params import load
 from pipeline.plan import Plan, Trial, expand
+from pipeline.searches import Pruning, Search, Space
 from pipeline.store import TrialStore
 
 ROOT = Path(__file__).parent.parent.parent

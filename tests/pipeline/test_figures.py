@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline.canvas import standalone
-from pipeline.experiments import Space
 from pipeline.figures import Dot, dot_plot
 from pipeline.search_figures import Tried, front, history, importance, parallel, scatter
+from pipeline.searches import Space
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{2}$ \n\x00 日本'

@@ -19,6 +19,8 @@ from pipeline.contact_sheet import Frame, Line
 from pipeline.params import Params, load
 from pipeline.pictures import plates, read
 from pipeline.plan import Plan, Trial, expand
+from pipeline.shares import Share
+from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from reid.data.dataset import ReidData
@@ -175,7 +177,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny: ReidData) -> tuple[Pat
     todo = agendas.Agenda(plan, store)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    while (own := todo.next()) is not None:
+    while (own := todo.next(lambda _: True)) is not None:
         store.open(own)
         keep = todo.keeps_weights(own.key)
         trial.run(_assignment(store, own.key, keep_weights=keep), lambda _: None)
@@ -214,10 +216,9 @@ def _data() -> ReidData:
 def _assignment(store: TrialStore, key: str, *, keep_weights: bool) -> trial.Assignment:
     return trial.Assignment(
         key=key,
-        store=store.root,
-        data=Path("nowhere"),
-        cpus=1,
-        gpus=0,
+        store=store,
+        data=InPlace(Path("nowhere")),
+        share=Share(cpus=1, gpus=0, processes=1),
         state_epochs=1,
         trial_seconds=None,
         silent_seconds=None,

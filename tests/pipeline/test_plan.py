@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import experiments, keys, plan
-from pipeline.experiments import Experiment, Pruning, Row, Search, Space
+from pipeline.experiments import Experiment, Row
 from pipeline.export import outline
 from pipeline.keys import config_from_spec
 from pipeline.params import Params, Profile, load
 from pipeline.plan import Plan, expand, make_trial, resolve
 from pipeline.search import propose
+from pipeline.searches import Pruning, Search, Space
 from pipeline.shares import Share
 from pipeline.strict import ParamsError
 from reid import methods
@@ -136,13 +138,13 @@ def test_a_transfer_scores_what_another_table_trains_on_the_data_sets_that_it_ha
     assert list(found.trials).index(there.source.key) < list(found.trials).index(there.key)
     names = {name: {**digests, "test": f"other {name}"} for name, digests in data.items()}
     assert set(expand(params, [across], names).trials).isdisjoint(found.trials)
-    content = outline(params, found, {})
+    content = outline(params, found, {}, {})
     assert content["transfers"]["synthetic->inshop"] == "In-Shop: trained on Embedded set"
 
 
 def test_a_transfer_with_one_data_set_says_what_it_lacks() -> None:
     across = table(BDB).model_copy(update={"transfer": True, "note": "Known."})
-    content = outline(PARAMS, expand(PARAMS, [across], DATA), {})
+    content = outline(PARAMS, expand(PARAMS, [across], DATA), {}, {})
     assert content["experiments"][0]["rows"][0]["keys"] == {}
     assert content["experiments"][0]["note"] == (
         "Known. To score a network on data it has not seen, list two data sets or more."
@@ -153,7 +155,7 @@ def test_a_row_by_another_embedding_trains_nothing_of_its_own() -> None:
     found = expanded(BDB, {**BDB, "label": "drop branch", "embedding": "drop"})
     (_, (whole, branch)), *_ = found.experiments
     assert whole.trials == branch.trials
-    assert outline(PARAMS, found, {})["experiments"][0]["rows"][1]["embedding"] == "drop"
+    assert outline(PARAMS, found, {}, {})["experiments"][0]["rows"][1]["embedding"] == "drop"
     with pytest.raises(ParamsError, match=r"t: rows\[0\].embedding is the text 'dorp'; allowed: .*did you mean drop"):
         expanded({**BDB, "embedding": "dorp"})
 
@@ -265,16 +267,19 @@ def test_all_experiments_of_the_repository_resolve_under_all_profiles() -> None:
 OURS = {
     f"{start}{name}": rows
     for start, found in {
-        "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7, "7a": 1, "7b": 1, "7c": 1, "7d": 1, "8": 8},
+        "bdb_table": {"1": 4, "2": 5, "3": 5, "4": 4, "5": 7, "7a": 1, "7b": 1, "7c": 1, "7d": 1, "8": 8, "6": 0},
         "bdb_": {"fig7a": 5, "fig7b": 10, "block_height": 2, "branches": 3},
         "bdb_fig": {"1": 2, "4": 3, "5": 1, "9": 1},
         "saadb_fig": {"4": 2, "5": 2},
         "han_fig": {"7": 1, "8": 2},
         "sonanet_fig": {"3": 1},
         "saadb_table": {"1": 1, "2": 1, "3": 1, "4": 6, "5": 6},
-        "saadb_": {"test_map": 4},
-        "sonanet_table": {"2": 3, "3": 3, "4": 3, "5": 9},
-        "han_table": {"ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "viii": 6, "ix": 9, "x": 8},
+        "saadb_": {"test_map": 4, "text": 6},
+        "sonanet_": {"stage4": 2, "text": 2},
+        "sonanet_table": {"1": 0, "2": 3, "3": 3, "4": 3, "5": 9},
+        "han_text": {"": 1},
+        "esnet_text": {"": 0},
+        "han_table": {"i": 0, "ii": 1, "iii": 1, "iv": 1, "v": 1, "vi": 6, "vii": 6, "viii": 6, "ix": 9, "x": 8},
         "esnet_table": {"i": 2, "ii": 6, "iii": 4, "iv": 4, "v": 5, "vi": 2, "vii": 2, "viii": 3, "ix": 3, "x": 4},
         "esnet_fig": {"1": 2, "3": 3, "4": 10, "5": 1, "6": 4},
         "search_": {"saadb": 4, "esnet": 4, "sona": 4, "bdb": 4},
@@ -454,7 +459,7 @@ def test_the_best_of_a_search_are_the_trials_of_their_rows() -> None:
     (search,) = found.searches
     points = [{"model.rh": 0.4}, {"model.rh": 0.2}]
     winners = [{"number": number, "params": point} for number, point in enumerate(points)]
-    content = outline(PARAMS, found, {("t", "synthetic"): {"trials": [], "winners": winners, "over": True}})
+    content = outline(PARAMS, found, {("t", "synthetic"): {"trials": [], "winners": winners, "over": True}}, {})
     keys_of_rows = [row["keys"]["synthetic"] for row in content["experiments"][0]["rows"]]
     assert keys_of_rows == [*([trial.key for trial in search.winner_trials(point)] for point in points), []]
 
@@ -499,13 +504,21 @@ def test_all_wrong_rows_are_told_at_once() -> None:
 # --- results/plan.json -----------------------------------------------------------------------------------------------
 
 
+def test_statistics_declare_no_trials_and_hold_the_counts_of_the_data() -> None:
+    found = expand(PARAMS, experiments.load(("bdb_table6",)), DATA)
+    assert not found.trials
+    manifest = pd.DataFrame({"split": ["train", "train", "query"], "identity": [1, 2, 3], "camera": [1, 1, 2]})
+    (table,) = outline(PARAMS, found, {}, {"synthetic": manifest})["experiments"]
+    assert (table["kind"], table["rows"], table["counts"]["synthetic"]["training_images"]) == ("statistics", [], 2)
+
+
 def test_the_plan_as_json() -> None:
     params = with_params(tracking=PARAMS.tracking.model_copy(update={"ui": "http://me:secret@host:5000"}))
     found = expand(params, experiments.load(PARAMS.experiments), DATA)
     tried = {"number": 0, "params": {"model.rh": 0.4}, "values": [0.5], "status": "done", "key": "k" * 20}
     winner = {"number": 0, "params": {"model.rh": 0.4}}
     outcome = {"trials": [tried], "winners": [winner], "over": True}
-    content = outline(params, found, {("bdb_block_height", "synthetic"): outcome})
+    content = outline(params, found, {("bdb_block_height", "synthetic"): outcome}, {})
     assert json.loads(json.dumps(content)) == content  # plain JSON types
     assert content["datasets"] == {"synthetic": "Embedded set"}
     assert (content["profile"], content["seeds"]) == ("demo", [0, 1, 2])
@@ -540,6 +553,8 @@ def test_the_plan_as_json() -> None:
         "winners": [winner],
         "over": True,
     }
+    assert [row["winner"] for row in search["rows"]] == [0, 1]
+    assert table2["reference"] == "Global Branch (Baseline)"
     won = search["rows"][1]
     assert won["keys"]["synthetic"] == [trial.key for trial in found.searches[0].winner_trials({"model.rh": 0.4})]
     assert won["published_method"] is None
@@ -547,6 +562,7 @@ def test_the_plan_as_json() -> None:
 
 def test_a_search_without_a_winner_leaves_its_row_empty() -> None:
     found = expand(PARAMS, experiments.load(("bdb_block_height",)), DATA)
-    content = outline(PARAMS, found, {("bdb_block_height", "synthetic"): {"trials": [], "winners": [], "over": False}})
+    nothing = {"trials": [], "winners": [], "over": False}
+    content = outline(PARAMS, found, {("bdb_block_height", "synthetic"): nothing}, {})
     row = content["experiments"][0]["rows"][1]
     assert (row["keys"], row["settings"]) == ({"synthetic": []}, {})

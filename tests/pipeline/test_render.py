@@ -5,7 +5,10 @@ import csv
 import hashlib
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -76,6 +79,16 @@ def simple_table() -> Table:
         made.plan_row("Half", {"synthetic": [other["key"], lost["key"]]}, published=None),
     ]
     return table([*rows, other, lost], entries, published="bdb_table1", published_datasets=["Market-1501"])
+
+
+def marked_table() -> Table:
+    """Rows above and below the first one, of three seeds."""
+    rows, entries = [], []
+    for name, level in (("base", 0.4), ("above", 0.6), ("below", 0.2)):
+        three = [made.trial(seed=seed, mean_ap=level, model={"name": name}) for seed in range(3)]
+        rows += three
+        entries.append(made.plan_row(name, {"synthetic": [row["key"] for row in three]}, published=None))
+    return table(rows, entries)
 
 
 def page(shown: Table) -> str:
@@ -209,6 +222,25 @@ def test_hostile_names_stay_text_in_latex() -> None:
         assert not line.startswith(("[", "*"))
 
 
+def packages() -> bool:
+    found = shutil.which("kpsewhich") and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True)
+    return bool(found) and found.returncode == 0
+
+
+@pytest.mark.skipif(not packages(), reason="needs pdflatex with booktabs: Debian's texlive-latex-recommended")
+def test_latex_compiles_with_every_hostile_name_and_every_mark(tmp_path: Path) -> None:
+    bodies = [render.latex(shown) for shown in (simple_table(), hostile_table(), marked_table())]
+    tables = "\n".join(bodies)
+    assert all(mark in tables for mark in (r"\blacktriangle}", r"\blacktriangledown}", r"\triangledown"))
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{amssymb}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "page.tex").write_text(f"{head}\n{tables}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    assert "(/etc" not in done.stdout  # what \\input would have read
+
+
 @given(st.text(max_size=60))
 def test_latex_shows_any_text_as_it_is(text: str) -> None:
     escaped = render.escape_latex(text)
@@ -229,6 +261,51 @@ def test_latex_shows_any_text_as_it_is(text: str) -> None:
     read = re.sub(pattern, lambda found: chr(int(found[1], 16)) if found[1] else known[found[0]], escaped)
     if not set(text) & set("±×→αβλ−–—…†"):
         assert read == spaced(text)
+
+
+# --- tables with holes ---
+
+
+def _seeds(*values: float | None, name: str = "a") -> tuple[list[dict[str, Any]], Any]:
+    """A row whose seeds have these mAPs; None: the trial failed."""
+    rows = [made.trial(seed=seed, mean_ap=value or 0.1, model={"name": name}) for seed, value in enumerate(values)]
+    pairs = zip(rows, values, strict=True)
+    rows = [made.unfinished(row, "failed", "no room") if value is None else row for row, value in pairs]
+    return rows, made.plan_row(name, {"synthetic": [row["key"] for row in rows]}, published=None)
+
+
+def _unmeasured() -> tuple[list[dict[str, Any]], Any]:
+    rows, entry = _seeds(0.3, 0.4)
+    return [row | {"mAP": float("nan")} for row in rows], entry
+
+
+HOLES: dict[str, tuple[list[tuple[list[dict[str, Any]], Any]], str, str]] = {
+    "no seed": ([([], made.plan_row("a", {"synthetic": []}, published=None))], "–", "– a (Embedded set): not declared"),
+    "no data set": ([([], made.plan_row("a", {}, published=None)), _seeds(0.3, name="b")], "–", "– a (Embedded set)"),
+    "one seed": ([_seeds(0.3)], "30.0 (1)", ""),
+    "two seeds": ([_seeds(0.3, 0.4)], "35.0 ± 7.1 (2)", ""),
+    "a failed seed": ([_seeds(0.3, None)], r"30.0 (1/2)\*", r"\* a (Embedded set): seed 1 failed: no room."),
+    "all failed": (
+        [_seeds(None, None)],
+        r"–\*",
+        r"\* a (Embedded set): seed 0 failed: no room; seed 1 failed",
+    ),
+    "not a number": ([_unmeasured()], r"–\*", r"\* a (Embedded set): seed 0 has no mAP; seed 1 has no mAP."),
+    "ties": ([_seeds(0.3, name="b"), _seeds(0.3, name="a")], "**30.0** (1)", ""),
+}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_a_table_with_holes_is_whole_in_every_format_and_says_why(hole: str) -> None:
+    parts, text, note = HOLES[hole]
+    shown = table([row for rows, _ in parts for row in rows], [entry for _, entry in parts])
+    lines = render.markdown(shown).splitlines()
+    cells = next(line.split("|") for line in lines if line.startswith("| a "))
+    assert [cell.strip() for cell in cells][-2] == text
+    assert any(line.startswith(f"- {note}") for line in lines)
+    assert_sound(render.latex(shown))
+    assert len(list(csv.DictReader(io.StringIO(render.csv_text(shown))))) == 2 * len(parts)
+    assert note.removeprefix("\\") in " ".join(Reader(page(shown)).texts)
 
 
 # --- CSV and file names ---

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.experiments import SECONDS, Pruning, Search, Space, Value
 from pipeline.search import (
     Outcome,
     gpu_hours,
@@ -24,6 +23,7 @@ from pipeline.search import (
     stopped_at,
     wants_more,
 )
+from pipeline.searches import SECONDS, Pruning, Search, Space, Value
 
 HEIGHT = Search(
     space={"model.rh": Space(low=0.1, high=0.6, step=0.1)},

@@ -118,6 +118,39 @@ def test_a_pruned_trial_is_not_a_result() -> None:
     assert (cell.text, cell.count, cell.reason) == ("30.0", "(1/2)", "seed 1 pruned")
 
 
+def test_costs_are_no_percentages_and_have_no_best() -> None:
+    rows, entry = seeds([0.3, 0.4])
+    other, fast = seeds([0.3, 0.4], "other")
+    for place, row in enumerate([*rows, *other]):
+        row |= {"params_million": 34.8, "multiply_adds_billion": 12.346, "inference_ms_per_image": 7.0 + place / 4}
+    names = ["params_million", "multiply_adds_billion", "inference_ms_per_image"]
+    table = build([*rows, *other], [entry, fast], metrics=names)
+    assert [(cell.text, cell.std) for cell in table.rows[0].cells] == [("34.8", ""), ("12.35", ""), ("7.12", "0.18")]
+    assert {cell.mark for row in table.rows for cell in row.cells} == {""}
+
+
+def test_costs_stand_beside_the_printed_ones() -> None:
+    rows, entry = seeds([0.3], "with SONA2", dataset="market1501")
+    rows[0] |= {"inference_ms_per_image": 5.0, "params_million": 40.0}
+    entry["published_method"] = "with SONA2"
+    table = build(
+        rows,
+        [entry],
+        metrics=["inference_ms_per_image", "params_million"],
+        published="sonanet_text",
+        published_datasets=["Market-1501"],
+    )
+    assert [(group.kind, group.metrics) for group in table.groups[1:]] == [
+        (kind, ("inference_ms_per_image",)) for kind in ("published", "difference")
+    ]
+    assert [(cell.text, cell.std) for cell in table.rows[0].cells] == [
+        ("5.00", ""),
+        ("40.0", ""),
+        ("8.44", "0.09"),
+        (f"{tables.MINUS}3.4", ""),
+    ]
+
+
 def test_a_metric_that_was_not_measured_is_a_dash() -> None:
     rows, entry = seeds([0.3, 0.4])
     for row in rows:

@@ -1,0 +1,105 @@
+"""Statistics of data sets: counted in what was prepared, beside what the papers print of them."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+
+import pandas as pd
+
+from pipeline.published import PublishedTable
+from pipeline.results import Experiment
+from pipeline.tables import MINUS, Cell, Group, Kind, Row, Table
+
+_TITLE = "Counts"
+_TRAIN, _QUERY, _GALLERY = ["train"], ["query", "test"], ["gallery", "test"]
+
+
+def _images(*splits: str) -> Callable[[pd.DataFrame], int]:
+    return lambda manifest: int(manifest["split"].isin(splits).sum())
+
+
+def _identities(*splits: str) -> Callable[[pd.DataFrame], int]:
+    """Those above 0: junk and distractors without a name of their own are nobody."""
+    return lambda manifest: int(
+        manifest.loc[manifest["split"].isin(splits) & (manifest["identity"] > 0), "identity"].nunique()
+    )
+
+
+_ALL, _TEST = ("train", "query", "gallery", "test"), ("query", "gallery", "test")
+_COUNTED: dict[str, Callable[[pd.DataFrame], int]] = {
+    **dict.fromkeys(("images", "bounding_boxes"), _images(*_ALL)),
+    **dict.fromkeys(("identities", "classes"), _identities(*_ALL)),
+    "cameras": lambda manifest: int(manifest.loc[manifest["camera"] > 0, "camera"].nunique()),
+    **dict.fromkeys(("train_images", "training_images"), _images(*_TRAIN)),
+    **dict.fromkeys(("train_ids", "training_classes"), _identities(*_TRAIN)),
+    "testing_images": _images(*_TEST),
+    **dict.fromkeys(("test_ids", "testing_classes"), _identities(*_TEST)),
+    "query_images": _images(*_QUERY),
+    **dict.fromkeys(("gallery_images", "test_images"), _images(*_GALLERY)),  # re-ID calls its gallery so
+}
+
+
+def counts(manifest: pd.DataFrame, measures: tuple[str, ...]) -> dict[str, int]:
+    """What is asked for of a data set.
+
+    Images are rows of the manifest, junk and distractors included; identities those above 0. What papers call the test
+    images is the gallery in person re-identification (`test_images`), and query and gallery together in image retrieval
+    (`testing_images`).
+    """
+    return {name: _COUNTED[name](manifest) for name in measures}
+
+
+def table(experiment: Experiment, *, datasets: Mapping[str, str], printed: PublishedTable | None) -> Table:
+    """A table with a row for each data set, those of ours first.
+
+    Args:
+        experiment: of kind `statistics`, with its counts.
+        datasets: display name of every data set key.
+        printed: the published counts.
+    """
+    found = {datasets[key]: numbers for key, numbers in (experiment.counts or {}).items()}
+    others = [name for name in experiment.published_datasets if name not in found]
+    kinds: tuple[Kind, ...] = ("ours", "published", "difference") if printed else ("ours",)
+    groups = [Group(kind=kind, dataset="", title=_TITLE, metrics=tuple(experiment.metrics)) for kind in kinds]
+    rows = [
+        Row(label=name, ours=name in found, reference="", cells=_cells(experiment, found.get(name, {}), name, printed))
+        for name in (*found, *others)
+    ]
+    return Table(experiment=experiment, groups=tuple(groups), rows=tuple(rows), panels=(), warnings=(), printed=printed)
+
+
+def _cells(
+    experiment: Experiment, numbers: Mapping[str, int], name: str, printed: PublishedTable | None
+) -> tuple[Cell, ...]:
+    ours = [
+        Cell(kind="ours", value=numbers[metric], text=str(numbers[metric]))
+        if metric in numbers
+        else Cell(kind="ours", reason="not prepared here")
+        for metric in experiment.metrics
+    ]
+    if printed is None:
+        return tuple(ours)
+    shown = name in experiment.published_datasets
+    theirs = [_published(printed if shown else None, name, metric) for metric in experiment.metrics]
+    gaps = [_difference(one, other) for one, other in zip(ours, theirs, strict=True)]
+    return (*ours, *theirs, *gaps)
+
+
+def _published(printed: PublishedTable | None, name: str, metric: str) -> Cell:
+    number = printed.count(dataset=name, metric=metric) if printed else None
+    if number is None:
+        return Cell(kind="published", reason="not printed")
+    return Cell(
+        kind="published",
+        value=float(number.mean),
+        text=number.mean,
+        reason=number.note,
+        doubtful=number.doubtful,
+    )
+
+
+def _difference(ours: Cell, published: Cell) -> Cell:
+    if ours.value is None or published.value is None:
+        return Cell(kind="difference")
+    gap = Decimal(ours.text) - Decimal(published.text)
+    sign = "+" if gap > 0 else MINUS if gap < 0 else ""
+    return Cell(kind="difference", value=float(gap), text=f"{sign}{abs(gap)}")
