@@ -87,6 +87,7 @@ def find(root: Path, store: TrialStore) -> list[Item]:
     current = _Current(root)
     unfinished = agenda.unfinished()
     needed = {trial.key for trial in unfinished} | {trial.source.key for trial in unfinished if trial.source}
+    best = agenda.networks.kept(store)
     items: list[Item] = []
     for folder in sorted(path for path in store.root.glob("*") if path.is_dir() and not path.is_symlink()):
         if folder.name.startswith("."):
@@ -95,7 +96,8 @@ def find(root: Path, store: TrialStore) -> list[Item]:
         elif not _is_key(store, folder.name):
             continue  # not ours
         elif folder.name in agenda.declared:
-            items += _leftovers(folder, finished=folder.name not in needed and agenda.terminal(folder.name))
+            finished = folder.name not in needed and agenda.terminal(folder.name)
+            items += _leftovers(folder, finished=finished, best=folder.name in best)
         else:
             items.append(_item(folder, current.why(store, folder.name)))
     return items
@@ -137,8 +139,11 @@ def _sums(items: list[Item]) -> Iterator[tuple[str, int, int]]:
         yield why, number, sum(item.bytes for item in items if item.why == why)
 
 
-def _leftovers(folder: Path, *, finished: bool) -> Iterator[Item]:
-    """What lies beside the record of a declared trial; `finished`: it is, and nothing waits for its network."""
+def _leftovers(folder: Path, *, finished: bool, best: bool) -> Iterator[Item]:
+    """What lies beside the record of a declared trial.
+
+    `finished`: it is, and nothing waits for its network. `best`: it is a table's best, whose network is published.
+    """
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file():
             continue
@@ -148,7 +153,7 @@ def _leftovers(folder: Path, *, finished: bool) -> Iterator[Item]:
             yield _item(path, SCRATCH)
         elif finished and path.name == "state.safetensors":
             yield _item(path, STATES)
-        elif finished and path.name == "weights.safetensors":
+        elif finished and not best and path.name == "weights.safetensors":
             yield _item(path, NETWORKS)
 
 

@@ -193,6 +193,10 @@ class TrialStore:
         """Whether it was."""
         return self.weights(key).is_file()
 
+    def drop_weights(self, key: str) -> None:
+        """Delete the trained network of a trial; its record does not rest on it."""
+        self.weights(key).unlink(missing_ok=True)
+
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged file of a trial, so that it is in nobody's way and can be looked at; its new path."""
         aside = path.with_suffix(f".damaged{path.suffix}")
