@@ -24,6 +24,7 @@ install: .venv/installed  ## make .venv and install the pinned packages, if miss
 
 repro: install  ## run what is missing of the pipeline, then print the tables
 	@dvc repro
+	@python -m pipeline publish
 	@python -m pipeline show
 
 test: install  ## run the tests, the whole pipeline on a tiny data set among them

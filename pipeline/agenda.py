@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import search
+from pipeline.networks import Networks
 from pipeline.plan import Plan, SearchPlan, Trial
 from pipeline.searches import SECONDS, Objective, Value
 from pipeline.shares import Share, Shares
@@ -47,6 +48,7 @@ class Agenda:
         self._urgent: deque[Trial] = deque()
         self._queue: list[Trial] = []
         self.closed = False
+        self.networks = Networks(plan)
         self._pace: dict[tuple[str, str], float] = {}  # seconds an epoch, of a method on a data set
         self._waiting: dict[str, list[Trial]] = {}  # for the weights of the trial with this key
         self._users: dict[str, set[str]] = {}
@@ -101,6 +103,9 @@ class Agenda:
             self.failed.add(key)
         self._release(key)
         self._advance_searches()
+        for other in self.networks.beaten(self.store, key):
+            if not self._awaited(other):
+                self.store.remove(self.store.weights(other))
 
     def goes_on(self, key: str, epoch: int) -> bool:
         """Whether a running trial should train on after an epoch; only search trials are ever stopped."""
@@ -113,8 +118,8 @@ class Agenda:
         return True
 
     def keeps_weights(self, key: str) -> bool:
-        """Whether another trial waits for what this one has trained."""
-        return key in self._waiting
+        """Whether another trial waits for what this one has trained, or it may be the best of a table."""
+        return key in self._waiting or self.networks.candidate(key)
 
     def share(self, trial: Trial, shares: Shares) -> Share:
         """What a trial gets, by the experiments that show it or for which it is trained."""
@@ -183,6 +188,11 @@ class Agenda:
                 self.failed.add(trial.key)
             else:
                 self._queue.append(trial)
+
+    def _awaited(self, key: str) -> bool:
+        """Whether a trial that has not ended scores the network of this one."""
+        ready = [*self.queued(), *(self.declared[other] for other in self.running)]
+        return key in self._waiting or any(trial.source and trial.source.key == key for trial in ready)
 
     def _measure(self, trial: Trial) -> None:
         """Learn the pace of a method on a data set from the first of its trials that is done."""

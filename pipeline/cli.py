@@ -145,6 +145,14 @@ def report() -> None:
 
 
 @app.command()
+def publish() -> None:
+    """Give MLflow the last report, and the best network of each table as a model; nothing twice."""
+    from pipeline import publish as step
+
+    sys.exit(step.run(Path.cwd()))
+
+
+@app.command()
 def show() -> None:
     """Print the tables of the last report, and where the page is."""
     from pipeline.params import load

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Estimate:
     `hours`: of the trials that are declared, and `wall_hours`: of these, with `concurrent` at a time of those that need
     least; `search_hours`: of those that searches may add. `unmeasured`: epochs (for scorings: trials) by kind that
     nothing like was ever run of, in none of these. `ask_hours`: of all, the unmeasured as guessed, and so are
-    `cpu_hours` and `gpu_hours`. `weights_bytes`: of the networks that are kept, so long as others wait for them;
+    `cpu_hours` and `gpu_hours`. `weights_bytes`: of the networks that others wait for, and of each table's best;
     `states_bytes`: of the trials that run at a time; `records_bytes`: of the rest.
     """
 
@@ -123,7 +123,7 @@ def describe(cost: Estimate) -> list[str]:
     share = f"{cost.gpu_hours:.1f} GPU-hours and " * bool(cost.gpu_hours) + f"{cost.cpu_hours:.1f} CPU-hours"
     disk = (
         f"disk: {size(cost.records_bytes)} of records, {size(cost.states_bytes)} of states while trials run, "
-        f"{size(cost.weights_bytes)} of networks that others wait for; {size(cost.free_bytes)} free"
+        f"{size(cost.weights_bytes)} of networks that are kept; {size(cost.free_bytes)} free"
     )
     return [*lines, f"that is at most {share}", disk]
 
@@ -152,15 +152,25 @@ def _to_come(run: SearchRun, paces: Mapping[str, float], shares: Shares, num_ids
 
 
 def _networks(agenda: Agenda, num_ids: Mapping[str, int], concurrent: int) -> tuple[int, int]:
-    """Bytes of the networks that are kept for others, and of the states of so many trials at a time."""
+    """Bytes of the networks that are kept, and of the states of so many trials at a time."""
     todo = agenda.unfinished()
     kept = {trial.source.key: trial.source for trial in todo if trial.source}.values()
     trained = [trial for trial in todo if trial.source is None]
     examples = {_family(trial): trial for trial in (*kept, *trained)}
     sizes = {family: network_bytes(trial.config, _identities(trial, num_ids)) for family, trial in examples.items()}
     weights = sum(sizes[_family(trial)] for trial in kept if not agenda.store.has_weights(trial.key))
+    weights += sum(max(sizes[_family(trial)] for trial in trials) for trials in _undecided(agenda, todo))
     states = sorted(sizes[_family(trial)] * _COPIES[trial.config.recipe.optimiser.name] for trial in trained)
     return weights, sum(states[-concurrent:])
+
+
+def _undecided(agenda: Agenda, todo: Sequence[Trial]) -> Iterator[list[Trial]]:
+    """Of each table that keeps no network yet, the trials whose network it may keep."""
+    there, open_ = agenda.networks.kept(agenda.store), {trial.key for trial in todo}
+    for trials in agenda.networks.trials.values():
+        able = [trial for trial in trials if trial.key in open_]
+        if able and there.isdisjoint(trial.key for trial in trials):
+            yield able
 
 
 def network_bytes(config: TrialConfig, num_ids: int) -> int:

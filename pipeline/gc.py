@@ -87,6 +87,7 @@ def find(root: Path, store: TrialStore) -> list[Item]:
     current = _Current(root)
     unfinished = agenda.unfinished()
     needed = {trial.key for trial in unfinished} | {trial.source.key for trial in unfinished if trial.source}
+    best = agenda.networks.kept(store)
     items: list[Item] = []
     for folder, files in sorted(store.files().items()):
         if folder.startswith("."):
@@ -95,7 +96,8 @@ def find(root: Path, store: TrialStore) -> list[Item]:
         elif not _is_key(store, folder):
             continue  # not ours
         elif folder in agenda.declared:
-            items += _leftovers(folder, files, finished=folder not in needed and agenda.terminal(folder))
+            finished = folder not in needed and agenda.terminal(folder)
+            items += _leftovers(folder, files, finished=finished, best=folder in best)
         else:
             items.append(_item(folder, current.why(store, folder), files.values()))
     return items
@@ -135,8 +137,11 @@ def _sums(items: list[Item]) -> Iterator[tuple[str, int, int]]:
         yield why, number, sum(item.bytes for item in items if item.why == why)
 
 
-def _leftovers(folder: str, files: Mapping[str, Held], *, finished: bool) -> Iterator[Item]:
-    """What lies beside the record of a declared trial; `finished`: it is, and nothing waits for its network."""
+def _leftovers(folder: str, files: Mapping[str, Held], *, finished: bool, best: bool) -> Iterator[Item]:
+    """What lies beside the record of a declared trial.
+
+    `finished`: it is, and nothing waits for its network. `best`: it is a table's best, whose network is published.
+    """
     for name, held in sorted(files.items()):
         if ".damaged." in name:
             yield _item(f"{folder}/{name}", ASIDE, [held])
@@ -144,7 +149,7 @@ def _leftovers(folder: str, files: Mapping[str, Held], *, finished: bool) -> Ite
             yield _item(f"{folder}/{name}", SCRATCH, [held])
         elif finished and name == "state.safetensors":
             yield _item(f"{folder}/{name}", STATES, [held])
-        elif finished and name == "weights.safetensors":
+        elif finished and not best and name == "weights.safetensors":
             yield _item(f"{folder}/{name}", NETWORKS, [held])
 
 

@@ -203,7 +203,7 @@ class Mirror:
     """
 
     def __init__(self, uri: str, experiment: str, root: Path, store: TrialStore) -> None:
-        self._client, self._store, self._data = _client(uri), store, root / "data"
+        self._client, self._store, self._data = client(uri), store, root / "data"
         found = self._client.get_experiment_by_name(experiment)
         location = None if addresses.is_server(uri) else addresses.artifacts(root)
         self.experiment_id = str(found.experiment_id if found else self._client.create_experiment(experiment, location))
@@ -384,7 +384,8 @@ class Mirror:
         self._client.log_batch(run_id, tags=[RunTag(name, _cut(value, _MAX_TAG)) for name, value in tags.items()])
 
 
-def _client(uri: str) -> Any:
+def client(uri: str) -> Any:
+    """MLflow's client, with defaults that do not wait for minutes."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

@@ -41,7 +41,7 @@ class Terms:
 class Assignment(Terms):
     """Everything a worker needs to know: which trial, what share of the machine it has, and the sweep's terms.
 
-    `keep_weights`: another trial will score the network.
+    `keep_weights`: the network is wanted when it has been trained.
     """
 
     key: str

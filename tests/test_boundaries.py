@@ -72,9 +72,9 @@ def test_stages_do_not_import_each_other(stage: str) -> None:
     assert not inner & (STAGES - {stage})
 
 
-def test_only_tracking_imports_mlflow() -> None:
+def test_only_tracking_and_publish_import_mlflow() -> None:
     importers = {path.name for path in sources("pipeline") if any(n.split(".")[0] == "mlflow" for n in imported(path))}
-    assert importers == {"tracking.py"}
+    assert importers == {"tracking.py", "publish.py"}
 
 
 def test_reid_imports_without_the_pipeline_s_libraries() -> None:

@@ -109,14 +109,16 @@ def test_a_network_is_as_large_as_its_file(table: Plan, tmp_path: Path) -> None:
     assert said <= file <= said * 1.1 + 20_000
 
 
-def test_networks_are_kept_for_those_that_wait(table: Plan, tmp_path: Path) -> None:
+def test_networks_are_kept_for_those_that_wait_and_of_each_table_s_best(table: Plan, tmp_path: Path) -> None:
     first = next(iter(table.trials.values()))
     digests = {"val": "v", "test": "t"}
     again = scored(first, replace(first.config.recipe.protocol, rerank=True), "synthetic", digests)
     network = costs.network_bytes(first.config, 100)
-    assert cost(table, tmp_path).weights_bytes == 0
+    of_table = max(costs.network_bytes(trial.config, 100) for trial in table.trials.values())
+    assert cost(replace(table, experiments=()), tmp_path).weights_bytes == 0
+    assert cost(table, tmp_path).weights_bytes == of_table
     found = cost(replace(table, trials={**table.trials, again.key: again}), tmp_path)
-    assert found.weights_bytes == network
+    assert found.weights_bytes == of_table + network
     assert found.unmeasured[f"{census.kind(first.spec, gpus=0)}, scored on synthetic"] == 1
     alone = replace(table, trials={first.key: first})
     assert cost(alone, tmp_path).states_bytes == 3 * network  # Adam's two moments
@@ -159,7 +161,7 @@ def limit(root: Path, hours: float) -> None:
 
 def outlook(root: Path) -> outline.Outlook:
     params = load(root / "params.yaml")
-    return outline.look(root, params, TrialStore(root / params.sweep.store))
+    return outline.look(root, params, TrialStore(root / params.sweep.store), None)
 
 
 def test_a_refused_sweep_starts_nothing(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
