@@ -21,6 +21,7 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a resumed t
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # what Ctrl-C means is `Interrupts`' business
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "5")  # a worker that hangs does not hear that it should end
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "64")  # the desk says what there is room for; else one by one
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
 
@@ -69,7 +70,7 @@ def execute(
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(work), _request),
+            tune.with_resources(_trainable(work), _request()),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 reuse_actors=True,  # by trials of the same share
@@ -120,11 +121,15 @@ def nodes() -> list[Node]:
     return [Node(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in have]
 
 
-def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Ray sets aside for a trial."""
-    share = config["assignment"].share
-    bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
-    return tune.PlacementGroupFactory([bundle] * share.processes)
+def _request() -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """What Ray sets aside for a trial. Workers get this function by value, and so need not import this module."""
+
+    def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = config["assignment"].share
+        bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
+        return tune.PlacementGroupFactory([bundle] * share.processes)
+
+    return request
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:

@@ -66,9 +66,7 @@ class TrialStore:
         folder.mkdir(parents=True, exist_ok=True)
         _sync(self.root)
         _replace(folder / "spec.json", _json(trial.spec))
-        if (folder / "failure.json").exists():
-            (folder / "failure.json").unlink()
-            _sync(folder)
+        self.forget(trial.key)
         return folder
 
     def append_epoch(self, key: str, metrics: dict[str, float]) -> None:
@@ -127,6 +125,13 @@ class TrialStore:
         """Record that a trial failed: a short reason for tables, a detail for people. A trial that is done stays so."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         _replace(self.folder(key) / "failure.json", _json({"reason": reason, "detail": detail, "when": when}))
+
+    def forget(self, key: str) -> None:
+        """Remove the failure of a trial from the record, where there is one: it is `running`, and can be resumed."""
+        folder = self.folder(key)
+        if (folder / "failure.json").exists():
+            (folder / "failure.json").unlink()
+            _sync(folder)
 
     def state(self, key: str) -> State:
         """`running` means that it was opened and has no end on record, whether a process is at it or not."""
