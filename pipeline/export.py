@@ -69,9 +69,11 @@ def _data_digest(spec: dict[str, Any]) -> str:
     return own if target["dataset"] == spec["dataset"] else f"{own}{ARROW}{target['data_digest']}"
 
 
+# Of a cost, what is not always there: a scoring has no epochs, a CPU no memory of a GPU, older records nothing of it.
+_MEASURED = ("cpu_seconds", "epoch_seconds", "step_seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 _NOTHING: dict[str, Any] = {
     "epochs": 0,
-    "seconds": float("nan"),
+    **dict.fromkeys(("seconds", *_MEASURED), float("nan")),
     **dict.fromkeys(("device", "commit", "python", "torch", "started", "finished"), ""),
     "dirty": False,
 }
@@ -84,6 +86,7 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         **{name: float(value) for name, value in metrics.items()},
         "epochs": result["epochs"],
         "seconds": cost["seconds"],
+        **{name: cost.get(name, float("nan")) for name in _MEASURED},
         "device": cost["device"],
         **{name: environment[name] for name in ("commit", "dirty", "python", "torch")},
         "started": result["started"],

@@ -301,6 +301,6 @@ def wide_search(name: str = "wide", *, trials: int = 24) -> tuple[list[dict[str,
         )
     done = sorted((one for one in tried if one["status"] == "done"), key=lambda one: -one["values"][0])
     winners = [{"number": one["number"], "params": one["params"]} for one in done[:2]]
-    entry = search_entry(space, tried, winners=winners, objectives=["mAP", "epoch_seconds"])
+    entry = search_entry(space, tried, winners=winners, objectives=["mAP", "step_seconds"])
     listed = [plan_row(label, {"synthetic": []}, published=None) for label in ("Best", "Second best")]
     return rows, experiment(name, listed, kind="search", search={"synthetic": entry})

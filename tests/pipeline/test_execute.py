@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
-from pipeline.plan import Plan, Trial, make_trial, scored
+from pipeline.experiments import Experiment, Row
+from pipeline.plan import Plan, PlannedRow, Trial, make_trial, scored
 from pipeline.shares import Machines, Share, Shares
 from pipeline.staging import InPlace
 from pipeline.store import TrialStore
@@ -52,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHARE = Share(cpus=1, gpus=0.0, processes=1)
+SHARE, WIDE = Share(cpus=1, gpus=0.0, processes=1), Share(cpus=2, gpus=0.0, processes=1)
 DIGESTS = {"test": "t", "val": "v"}
 
 
@@ -77,6 +78,15 @@ class Notes:
         self.events.append((verdict, key))
 
 
+def planned(trials: list[Trial]) -> Plan:
+    """Of odd seeds one table, `wide`; the others belong to none."""
+    row = Row(label="wide", method="bdb")
+    odd = tuple(item for item in trials if item.config.seed % 2)
+    wide = Experiment(name="wide", title="wide", metrics=("mAP",), rows=(row,))
+    rows = (PlannedRow(row=row, trials={"synthetic": odd}),) if odd else ()
+    return Plan(experiments=((wide, rows),), trials={item.key: item for item in trials}, searches=())
+
+
 def run(
     trials: list[Trial],
     store: TrialStore,
@@ -90,19 +100,37 @@ def run(
 ) -> tuple[Agenda, Notes]:
     from pipeline import execute
 
-    plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
-    agenda, notes = Agenda(plan, store), Notes()
+    agenda, notes = Agenda(planned(trials), store), Notes()
     resources = Resources(
         terms=Terms(
             store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
         ),
-        shares=Shares(SHARE, {}),
+        shares=Shares(SHARE, {"wide": WIDE}),
         machines=Machines(execute.machines(), concurrent),
         max_failures=max_failures,
     )
     with Interrupts(exit_code=3) as interrupts:
         execute.execute(agenda, resources, [notes], interrupts, work or execute.run)
     return agenda, notes
+
+
+def test_trials_of_two_shares_share_the_machine(ray_session: None, data: Path, tmp_path: Path) -> None:
+    """On two cores: one that takes both, and those that take one each; workers are used again by their own kind."""
+    trials, store = [trial(seed) for seed in (0, 1, 2, 3, 4, 6)], TrialStore(tmp_path / "trials")
+    agenda, _ = run(trials, store, data)
+    assert agenda.complete()
+    assert not agenda.failed
+    costs = [store.result(item.key)["cost"] for item in trials]
+    assert [cost["cpus"] for cost in costs] == [1, 2, 1, 2, 1, 1]
+    for item, cost in zip(trials, costs, strict=True):
+        lines = store.epochs(item.key)
+        assert 0 < cost["step_seconds"] < cost["epoch_seconds"] < cost["seconds"]
+        assert cost["cpu_seconds"] > sum(line["cpu_seconds"] for line in lines) > 0
+        assert 100 < cost["peak_memory_mb"] < 4000
+    workers = {item.key: store.attempts(item.key)[-1]["pid"] for item in trials}
+    narrow, wide = ({workers[item.key] for item in trials if item.config.seed % 2 == odd} for odd in (0, 1))
+    assert not narrow & wide
+    assert len(wide) == 1
 
 
 def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_path: Path) -> None:
