@@ -81,7 +81,7 @@ def run(assignment: Assignment, publish: Publish) -> None:
     _check_machine(store, assignment.key)
     folder = store.folder(assignment.key)
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
-    usage = Usage(gpus=assignment.share.gpus)
+    usage = Usage(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
     with alone_in(folder), Watch(folder, **limits) as watch:
 
         def alive(metrics: dict[str, float]) -> None:
@@ -136,7 +136,7 @@ def _train(store: TrialStore, assignment: Assignment, publish: Publish, usage: U
     store.fetch(state)
 
     def report(metrics: dict[str, float]) -> None:
-        store.append_epoch(assignment.key, {**metrics, "cpu_seconds": usage.cpu_seconds(), "time": time.time()})
+        store.append_epoch(assignment.key, {**metrics, **usage.of_epoch(), "time": time.time()})
         publish(metrics)
 
     _begin(store, assignment.key, **_resumable(store, assignment.key, state))

@@ -19,19 +19,31 @@ def burn(seconds: float) -> None:
 
 
 def test_cpu_seconds_are_those_since_the_last_question() -> None:
-    counted = Usage(gpus=0)
+    counted = Usage(cpus=1, gpus=0)
     burn(0.2)
     time.sleep(0.2)
     assert counted.cpu_seconds() == pytest.approx(0.2, abs=0.1)
     assert counted.cpu_seconds() < 0.1
 
 
+def test_an_epoch_has_levels_by_the_names_that_mlflow_shows_as_those_of_the_system() -> None:
+    counted = Usage(cpus=2, gpus=0)
+    burn(0.2)
+    time.sleep(0.2)
+    found = counted.of_epoch()
+    assert found["cpu_seconds"] == pytest.approx(0.2, abs=0.1)
+    assert 5 < found["system/cpu_utilization_percentage"] < 50  # of two threads one was busy, half of the time or less
+    assert 20 < found["system/system_memory_usage_megabytes"] < 20_000
+    assert counted.of_epoch()["cpu_seconds"] < 0.1
+    assert not any("gpu" in name for name in found)
+
+
 def test_the_peak_is_that_of_this_trial_and_not_of_the_one_before() -> None:
     large = np.ones(MEGABYTES * 10**6, dtype=np.uint8)
     assert large.sum() > 0
-    first = Usage(gpus=0).peaks()["peak_memory_mb"]
+    first = Usage(cpus=1, gpus=0).peaks()["peak_memory_mb"]
     del large
-    second = Usage(gpus=0)
+    second = Usage(cpus=1, gpus=0)
     small = np.ones(MEGABYTES * 10**5, dtype=np.uint8)
     assert small.sum() > 0
     del small
@@ -44,7 +56,7 @@ def test_where_the_system_keeps_the_peak_for_itself_nothing_is_said(monkeypatch:
         raise PermissionError(self)
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    assert Usage(gpus=0).peaks() == {}
+    assert Usage(cpus=1, gpus=0).peaks() == {}
 
 
 def test_epochs_on_record_are_summed_up() -> None:
