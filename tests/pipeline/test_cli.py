@@ -167,8 +167,8 @@ def test_a_long_sweep_asks_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever says yes gets to the sweep, which ends with 3 here."""
-    monkeypatch.setattr("pipeline.outline.consent", lambda root, yes: yes)
-    monkeypatch.setattr("pipeline.sweep.run", lambda root: 3)
+    monkeypatch.setattr("pipeline.outline.consent", lambda root, yes, nodes: yes)
+    monkeypatch.setattr("pipeline.sweep.run", lambda root, address: 3)
     monkeypatch.delenv("REID_YES", raising=False)
     if environment is not None:
         monkeypatch.setenv("REID_YES", environment)

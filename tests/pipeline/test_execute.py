@@ -71,6 +71,19 @@ class Notes:
         self.events.append((verdict, key))
 
 
+def resources(store: TrialStore, data: Path, **changes: object) -> Resources:
+    usual = {
+        "cpus": 1,
+        "gpus": 0,
+        "state_epochs": 1,
+        "trial_seconds": None,
+        "silent_seconds": None,
+        "max_failures": 0,
+        "concurrent": 2,
+    }
+    return Resources(store=store.root, data=data, **usual | changes)  # type: ignore[arg-type]
+
+
 def run(
     trials: list[Trial],
     store: TrialStore,
@@ -86,19 +99,10 @@ def run(
 
     plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
     agenda, notes = Agenda(plan, store), Notes()
-    resources = Resources(
-        store=store.root,
-        data=data,
-        cpus=1,
-        gpus=0,
-        state_epochs=1,
-        trial_seconds=trial_seconds,
-        silent_seconds=silent_seconds,
-        max_failures=max_failures,
-        concurrent=concurrent,
-    )
+    limits = {"trial_seconds": trial_seconds, "silent_seconds": silent_seconds}
+    share = resources(store, data, max_failures=max_failures, concurrent=concurrent, **limits)
     with Interrupts(exit_code=3) as interrupts:
-        execute.execute(agenda, resources, [notes], interrupts, work or execute.run)
+        execute.execute(agenda, share, [notes], interrupts, work or execute.run)
     return agenda, notes
 
 
@@ -206,6 +210,44 @@ def test_a_used_worker_is_as_good_as_a_new_one(ray_session: None, data: Path, tm
         assert new.result(item.key)["metrics"] == used.result(item.key)["metrics"]
         losses = [[line["loss"] for line in store.epochs(item.key)] for store in (new, used)]
         assert losses[0] == losses[1]
+
+
+def test_what_waits_for_a_machine_is_taken_back_when_nothing_more_is_to_start(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    """Without a limit Tune asks for one place more than there is: that is what a cluster sees that can grow."""
+    from pipeline import execute
+
+    trials, store = [trial(seed) for seed in range(5)], TrialStore(tmp_path / "trials")
+    agenda = Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
+
+    class Closing(Notes):
+        def epoch(self, key: str, metrics: dict[str, float]) -> None:
+            super().epoch(key, metrics)
+            if len([what for what, _ in self.events if what == "started"]) == 3:
+                agenda.close()
+
+    notes = Closing()
+    with Interrupts(exit_code=3) as interrupts:
+        execute.execute(agenda, resources(store, data, concurrent=None), [notes], interrupts)
+    said = [what for what, _ in notes.events if not what.startswith("epoch")]
+    assert sorted(said) == ["done", "done", "preempted", "started", "started", "started"]
+    assert len(agenda.unfinished()) == 3
+    assert not agenda.failed
+
+
+def test_a_machine_whose_code_was_changed_stops_the_sweep_and_writes_nothing(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    """The only machine is not avoided; the trials stay to be run."""
+    from pipeline import execute
+
+    item, store = trial(), TrialStore(tmp_path / "trials")
+    changed = replace(item, spec={**item.spec, "code_digest": "0" * 64})
+    with pytest.raises(execute.HaltedError, match=r"^unfit machine: .*is not the one that the sweep was started with"):
+        run([changed], store, data, max_failures=1)
+    assert store.state(item.key) == "running"
+    assert [attempt["outcome"] for attempt in store.attempts(item.key)] == ["again", "preempted"]
 
 
 def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:
