@@ -8,8 +8,9 @@ executor asks `next`, passes each epoch to `goes_on` and says when a trial has `
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipeline import search
 from pipeline.networks import Networks
@@ -34,6 +35,16 @@ class SearchRun:
     best: list[int] = field(default_factory=list)
     final: list[list[Trial]] = field(default_factory=list)
     known: dict[int, search.Outcome] = field(default_factory=dict)
+
+
+class Packing(Protocol):
+    """What there is room for."""
+
+    def fits(self, trial: Trial) -> bool:
+        """Whether a trial may start now."""
+
+    def size(self, trial: Trial) -> tuple[float, ...]:
+        """How much of the machines it takes, to be compared."""
 
 
 class Agenda:
@@ -61,23 +72,24 @@ class Agenda:
         for trial in plan.trials.values():
             self._declare(trial)
 
-    def next(self, fits: Callable[[Trial], bool]) -> Trial | None:
+    def next(self, room: Packing) -> Trial | None:
         """The next trial to start; None when nothing is left, what is left waits for a running one, or none fits.
 
         Args:
-            fits: is asked of one after the other, the first to start first, until it says yes.
+            room: what there is; it is asked of one trial after the other, the first to start first, until one fits.
         """
         if self.closed:
             return None
-        trial = next(filter(fits, self._in_order()), None)
+        trial = next(filter(room.fits, self._in_order(room)), None)
         if trial is not None:
             (self._urgent if trial in self._urgent else self._queue).remove(trial)
             self.running.add(trial.key)
         return trial
 
-    def _in_order(self) -> Iterator[Trial]:
+    def _in_order(self, room: Packing) -> Iterator[Trial]:
+        """Of those that take equally long the largest first, so that trials of one share follow each other."""
         yield from self._urgent
-        yield from sorted(self._queue, key=self._expected, reverse=True)
+        yield from sorted(self._queue, key=lambda trial: (self._expected(trial), room.size(trial)), reverse=True)
 
     def finished(self) -> bool:
         """Whether nothing is running and nothing is left to start."""
@@ -269,7 +281,7 @@ class Agenda:
 
     def _value(self, key: str, objective: Objective, metrics: dict[str, float]) -> float:
         if objective == SECONDS:
-            return statistics.median(line["seconds"] for line in self.store.epochs(key))
+            return statistics.median(line[SECONDS] for line in self.store.epochs(key))
         return float(metrics[objective])
 
     def _stopped_at(self, run: SearchRun, number: int) -> int | None:

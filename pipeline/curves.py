@@ -13,6 +13,7 @@ from pipeline.store import TrialStore
 
 FILE = "curves.parquet"
 _LEFT_OUT = {"epoch", "time"}  # the first is a column of its own; when an epoch was is nobody's metric
+_SYSTEM = "system/"  # what the machine did meanwhile, which MLflow shows
 
 Values = NDArray[np.float32]
 
@@ -75,11 +76,12 @@ def table(records: Mapping[str, Sequence[Mapping[str, float]]]) -> pa.Table:
         records: of each trial its epochs in order, each with its number as `epoch`.
     """
     lines = [line for own in records.values() for line in own]
-    names = sorted({name for line in lines for name in line} - _LEFT_OUT)
+    found = {name for line in lines for name in line} - _LEFT_OUT
+    names = sorted(name for name in found if not name.startswith(_SYSTEM))
     columns = {name: np.full(len(lines), np.nan, dtype=np.float32) for name in names}
     for place, line in enumerate(lines):
         for name, value in line.items():
-            if name not in _LEFT_OUT:
+            if name in columns:
                 columns[name][place] = value
     keys = np.repeat(np.arange(len(records), dtype=np.int32), [len(own) for own in records.values()])
     named = pa.DictionaryArray.from_arrays(pa.array(keys), pa.array([*records], pa.string())).cast(pa.string())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from pipeline.plan import Trial
 from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
 from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, minutes, tries_again
-from pipeline.trial import Assignment, Terms, record
+from pipeline.trial import Assignment, Terms, paid, record
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
 
@@ -71,7 +71,7 @@ class Desk:
 
     def start(self) -> Trial | None:
         """The next trial for a worker, its record opened; None if there is none now, or no room for it."""
-        trial = None if self._idle else self.agenda.next(self._fits())
+        trial = None if self._idle else self.agenda.next(_Packing(self))
         if trial is None:
             self._idle = not self.resources.machines.grow  # until an attempt has ended
             if not self._attempts:
@@ -91,6 +91,10 @@ class Desk:
     def share(self, trial: Trial) -> Share:
         """What a trial gets."""
         return self.agenda.share(trial, self.resources.shares)
+
+    def running(self) -> list[Share]:
+        """Of the trials that were started and have not ended."""
+        return [attempt.share for attempt in self._attempts.values()]
 
     def assignment(self, trial: Trial) -> Assignment:
         """What the worker of a trial that was started is told."""
@@ -122,32 +126,6 @@ class Desk:
         ]
         if problems:
             raise ParamsError(problems)
-
-    def _fits(self) -> Callable[[Trial], bool]:
-        """Says of one trial after the other, in the order of the agenda, whether it may start.
-
-        For the first one that finds no room, room is kept: what comes after it starts where it takes nothing of that.
-        Where machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One
-        of several processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
-        """
-        machines = self.resources.machines
-        room = Room.of(machines.now())
-        for attempt in self._attempts.values():
-            room = room.without(attempt.share)
-        full = machines.concurrent is not None and len(self._attempts) >= machines.concurrent
-        kept = False
-
-        def fits(trial: Trial) -> bool:
-            nonlocal room, kept
-            share = self.share(trial)
-            waits = machines.grow and (share.processes == 1 or not self._attempts)
-            if full or waits or room.holds(share):
-                return not full
-            if not kept:
-                room, kept = room.without(share), True
-            return False
-
-        return fits
 
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
@@ -204,7 +182,7 @@ class Desk:
             "pruned",
             {name.removeprefix("val/"): value for name, value in epochs[-1].items() if name.startswith("val/")},
             epochs=len(epochs),
-            seconds=sum(line["seconds"] for line in epochs),
+            cost={"seconds": sum(line["seconds"] for line in epochs), **paid(epochs)},
             share=self._attempts[key].share,
             started=epochs[0]["time"] - epochs[0]["seconds"],
         )
@@ -285,3 +263,36 @@ class Desk:
             yield
         except OSError as error:
             self.stop_starting(str(error))
+
+
+class _Packing:
+    """What there is room for, asked of one trial after the other in the order of the agenda.
+
+    For the first one that does not fit, room is kept: what comes after it starts where it takes nothing of that. Where
+    machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One of several
+    processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        machines, shares = desk.resources.machines, desk.running()
+        self._share, self._kept = desk.share, False
+        self._full = machines.concurrent is not None and len(shares) >= machines.concurrent
+        self._grow, self._alone = machines.grow, not shares
+        self._room = Room.of(machines.now())
+        for share in shares:
+            self._room = self._room.without(share)
+
+    def fits(self, trial: Trial) -> bool:
+        """Whether it may start now."""
+        share = self._share(trial)
+        waits = self._grow and (share.processes == 1 or self._alone)
+        if self._full or waits or self._room.holds(share):
+            return not self._full
+        if not self._kept:
+            self._room, self._kept = self._room.without(share), True
+        return False
+
+    def size(self, trial: Trial) -> tuple[float, ...]:
+        """GPUs count before cores."""
+        share = self._share(trial)
+        return share.all_gpus, share.all_cpus

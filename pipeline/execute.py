@@ -21,6 +21,7 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a resumed t
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # what Ctrl-C means is `Interrupts`' business
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "5")  # a worker that hangs does not hear that it should end
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "64")  # the desk says what there is room for; else one by one
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
 
@@ -72,7 +73,7 @@ def execute(
     scratch.clear(store)  # what a killed sweep left
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(work), _request),
+            tune.with_resources(_trainable(work), _request()),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 reuse_actors=True,  # by trials of the same share
@@ -129,17 +130,22 @@ def machines() -> tuple[Node, ...]:
     return cluster.parse([(one["NodeID"], one["NodeManagerAddress"], one["Resources"]) for one in alive])
 
 
-def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+def _request() -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
     """What Ray sets aside for a trial in Tune's worker, on a machine that is none of the unfit ones.
 
-    Where that worker only waits for other processes, it is next to nothing.
+    Where that worker only waits for other processes, it is next to nothing. Workers get this function by value, and so
+    need not import this module.
     """
-    share = config["assignment"].share
-    bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
-    if share.processes > 1:
-        bundle = {"memory": 1.0}  # a byte, because nothing at all is refused
-    unfit = [{"ray.io/node-id": f"!in({','.join(config['shunned'])})"}] if config["shunned"] else None
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=unfit)
+
+    def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = config["assignment"].share
+        bundle = {"CPU": float(share.cpus)} | ({"GPU": share.gpus} if share.gpus else {})
+        if share.processes > 1:
+            bundle = {"memory": 1.0}  # a byte, because nothing at all is refused
+        unfit = [{"ray.io/node-id": f"!in({','.join(config['shunned'])})"}] if config["shunned"] else None
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=unfit)
+
+    return request
 
 
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:

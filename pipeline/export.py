@@ -94,9 +94,11 @@ def _data_digest(spec: dict[str, Any]) -> str:
     return own if target["dataset"] == spec["dataset"] else f"{own}{ARROW}{target['data_digest']}"
 
 
+# Of a cost, what is not always there: a scoring has no epochs, a CPU no memory of a GPU, older records nothing of it.
+MEASURED = ("cpu_seconds", "epoch_seconds", "step_seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 _NOTHING: dict[str, Any] = {
     "epochs": 0,
-    "seconds": float("nan"),
+    **dict.fromkeys(("seconds", *MEASURED), float("nan")),
     **dict.fromkeys(("cpus", "gpus"), 0),
     **dict.fromkeys(("device", "commit", "python", "torch", "started", "finished"), ""),
     "dirty": False,
@@ -112,6 +114,7 @@ def recorded(result: Mapping[str, Any]) -> dict[str, Any]:
         **{name: factor * cost[own] for name, (factor, own) in RECORDED.items() if own in cost},
         "epochs": result["epochs"],
         **{name: cost[name] for name in ("seconds", "cpus", "gpus", "device")},
+        **{name: cost.get(name, float("nan")) for name in MEASURED},
         **{name: environment[name] for name in ("commit", "dirty", "python", "torch")},
         "started": result["started"],
         "finished": result["finished"],

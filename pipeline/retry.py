@@ -67,7 +67,7 @@ def forget(root: Path, store: TrialStore, names: Sequence[str]) -> tuple[list[Fo
     chosen = _chosen(names, known) if names else failed
     forgotten = [Forgotten(key=key, name=known[key][0], reason=store.failure(key)["reason"]) for key in chosen]
     for key in chosen:
-        store.remove(store.folder(key) / "failure.json")
+        store.forget(key)
     return forgotten, len(failed) - len(chosen)
 
 

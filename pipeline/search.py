@@ -3,7 +3,7 @@
 Trial n of a search sees the trials up to n - lag and nothing else: its parameters, the trials it is held against and
 whether it is asked for at all depend on its number and on their outcomes, never on timing. `lag` trials can therefore
 run side by side, and a search that is killed, resumed or run on other hardware asks for the same points; an outcome
-that was measured with a clock (cost, seconds of an epoch) is as it was when the trial ran. Optuna does the sampling; it
+that was measured with a clock (cost, seconds of a step) is as it was when the trial ran. Optuna does the sampling; it
 is rebuilt from the trial store at every question and remembers nothing itself.
 """
 

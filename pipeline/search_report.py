@@ -56,7 +56,7 @@ def build(experiment: Experiment, dataset: str, *, title: str, runs: Mapping[str
 
 def objective_words(objective: Objective) -> str:
     """An objective as an axis names it."""
-    return "seconds of an epoch" if objective == SECONDS else f"{objective} on held-out identities, percent"
+    return "seconds of a training step" if objective == SECONDS else f"{objective} on held-out identities, percent"
 
 
 def objective_scale(objective: Objective) -> int:

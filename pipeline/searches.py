@@ -9,8 +9,8 @@ from pipeline.metrics import Metric
 from pipeline.strict import Section, nearest
 from reid.config import Count, Range
 
-SECONDS = "epoch_seconds"  # the one objective that is no metric and is to be small
-Objective = Metric | Literal["epoch_seconds"]
+SECONDS = "step_seconds"  # the one objective that is no metric and is to be small
+Objective = Metric | Literal["step_seconds"]
 Value = float | int | str | bool | None
 Point = Mapping[str, Value]  # a search's settings by dotted path
 
@@ -88,7 +88,7 @@ class Search(Section):
 
     `space`: dotted path to the values it may take; an element of a list is `model.block_plus[0]`. `trials` and
     `gpu_hours`: it asks no more once either is used up, nor when every point has been tried. `objective`: one metric,
-    or several objectives, of which the first decides; `epoch_seconds` is the median time of an epoch, scoring included.
+    or several objectives, of which the first decides; `step_seconds` is the median time of a training step.
     `startup_trials` are drawn at random, then `tpe`, `gp` (a Gaussian process) or `cmaes` begins. `first`: the point to
     begin with. `lag`: a trial sees the outcomes of those that many numbers before it and earlier, so that `lag` can
     run side by side. `top`: so many of the best are trained on all training identities and tested.

@@ -70,7 +70,8 @@ class Shares:
             scores: it trains nothing, and one process is enough.
         """
         found = {self.by_experiment.get(name, self.usual) for name in experiments} or {self.usual}
-        return replace(largest(found), processes=1) if scores else largest(found)
+        share = largest(found) if len(found) > 1 else found.pop()
+        return replace(share, processes=1) if scores and share.processes > 1 else share
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ _REMEDIES = {  # by the kind that a reason begins with
     "timeout": "see where it hung, below; raise sweep.trial_minutes or sweep.silent_minutes; then make retry",
     "worker lost": "see whether the machine is well (dmesg, disk, memory); then make retry",
     "file or network error": "mend what the reason names; then make retry",
-    "unfit machine": "mend that machine or take it out of the cluster; then make retry",
     "damaged weights": "make retry trains that network again",
     "unknown": "make retry",
 }

@@ -86,7 +86,7 @@ class TrialStore:
         folder.mkdir(parents=True, exist_ok=True)
         _sync(self.root)
         self._write(folder / "spec.json", _json(trial.spec))
-        self.remove(folder / "failure.json")
+        self.forget(trial.key)
         return folder
 
     def append_epoch(self, key: str, metrics: dict[str, float]) -> None:
@@ -148,6 +148,10 @@ class TrialStore:
         """Record that a trial failed: a short reason for tables, a detail for people. A trial that is done stays so."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(self.folder(key) / "failure.json", _json({"reason": reason, "detail": detail, "when": when}))
+
+    def forget(self, key: str) -> None:
+        """Remove the failure of a trial from the record, where there is one: it is `running`, and can be resumed."""
+        self.remove(self.folder(key) / "failure.json")
 
     def state(self, key: str) -> State:
         """`running` means that it was opened and has no end on record, whether a process is at it or not."""

@@ -5,11 +5,13 @@ settings of the process that a trial starts from. On the driver: which failure i
 SIGTERM ask for.
 """
 
+import atexit
 import contextlib
 import enum
 import errno
 import faulthandler
 import fcntl
+import functools
 import gc
 import os
 import signal
@@ -238,9 +240,17 @@ def claim(*, cpus: int, gpus: float) -> None:
     torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
     torch.manual_seed(0)
     gc.collect()
+    _freeze()
     if gpus and torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
+
+
+@functools.cache
+def _freeze() -> None:
+    """Leave out of every later collection what the imports have made: looking through it takes 0.25 s a trial."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else some libraries complain at the end that nobody has collected theirs
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """The worker's side of a sweep: run one trial of the store and record what it found."""
 
 import functools
+import math
 import os
+import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,20 @@ from pipeline.shares import Share
 from pipeline.staging import DataSets
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, FailedError, Failure, UnfitMachineError, Watch, alone_in, cause_of
+from pipeline.usage import Usage
 from reid import checkpoint
 from reid.checkpoint import DamagedError
 from reid.data.dataset import ReidData
 from reid.train import Resumption, TrialResult, metric_name, score, train
 from reid.visualize.drawing import draw
+
+_OF_EPOCHS: tuple[tuple[str, str, Callable[[list[float]], float]], ...] = (  # cost, column, of all epochs
+    ("cpu_seconds", "cpu_seconds", math.fsum),
+    ("epoch_seconds", "seconds", statistics.median),
+    ("step_seconds", "step_seconds", statistics.median),
+)
+
+Publish = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +64,7 @@ class DamagedNetworkError(Exception):
     """The network to score is not there, or not what was written; the trial that trains it has to run again."""
 
 
-def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> None:
+def run(assignment: Assignment, publish: Publish) -> None:
     """Train and score a trial, epoch by epoch into the store, and finish its record.
 
     Args:
@@ -72,6 +83,7 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
     _check_machine(store, assignment.key)
     folder = store.folder(assignment.key)
     limits = {"trial_seconds": assignment.trial_seconds, "silent_seconds": assignment.silent_seconds}
+    usage = Usage(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
     with alone_in(folder), Watch(folder, **limits) as watch:
 
         def alive(metrics: dict[str, float]) -> None:
@@ -80,10 +92,10 @@ def run(assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> 
 
         spec = store.spec(assignment.key)
         if "pictures" in spec:
-            _draw(store, assignment, started)
+            _draw(store, assignment, started=started, usage=usage)
         else:
-            result = (_score if "source" in spec else _train)(store, assignment, alive)
-            _finish(store, assignment, result, started)
+            result = (_score if "source" in spec else _train)(store, assignment, alive, usage)
+            _finish(store, assignment, result, started=started, usage=usage)
         store.remove(store.state_file(assignment.key))
 
 
@@ -128,12 +140,12 @@ def failure(error: Exception) -> Failure:
     return Failure(cause=cause, reason=f"{name}: {text}", detail="".join(traceback.format_exception(error)))
 
 
-def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
+def _train(store: TrialStore, assignment: Assignment, publish: Publish, usage: Usage) -> TrialResult:
     spec, state = store.spec(assignment.key), store.state_file(assignment.key)
     store.fetch(state)
 
     def report(metrics: dict[str, float]) -> None:
-        store.append_epoch(assignment.key, {**metrics, "time": time.time()})
+        store.append_epoch(assignment.key, {**metrics, **usage.of_epoch(), "time": time.time()})
         publish(metrics)
 
     _begin(store, assignment.key, **_resumable(store, assignment.key, state))
@@ -151,7 +163,7 @@ def _train(store: TrialStore, assignment: Assignment, publish: Callable[[dict[st
     return result
 
 
-def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[str, float]], None]) -> TrialResult:
+def _score(store: TrialStore, assignment: Assignment, publish: Publish, usage: Usage) -> TrialResult:
     """Score the network of another trial; there are no epochs to publish."""
     spec = store.spec(assignment.key)
     data, weights = _dataset(assignment.data.folder(spec["scored_on"]["dataset"])), store.weights(spec["source"])
@@ -161,7 +173,7 @@ def _score(store: TrialStore, assignment: Assignment, publish: Callable[[dict[st
         return score(config_from_spec(spec), weights, data, device=_device(assignment))
 
 
-def _draw(store: TrialStore, assignment: Assignment, started: float) -> None:
+def _draw(store: TrialStore, assignment: Assignment, *, started: float, usage: Usage) -> None:
     """Draw what the network of another trial does; the pictures are part of the record."""
     spec, began = store.spec(assignment.key), time.perf_counter()
     data = _dataset(assignment.data.folder(spec["scored_on"]["dataset"]))
@@ -173,8 +185,8 @@ def _draw(store: TrialStore, assignment: Assignment, started: float) -> None:
         strips = draw(
             config_from_spec(spec), data, picture_from_spec(spec), weights=weights, device=_device(assignment)
         )
-    seconds = time.perf_counter() - began
-    content = record("done", {}, epochs=0, seconds=seconds, share=assignment.share, started=started)
+    cost = _cost(time.perf_counter() - began, usage, ())
+    content = record("done", {}, epochs=0, cost=cost, share=assignment.share, started=started)
     said, files = picturing.packed(strips)
     store.finish(assignment.key, content | {"pictures": said}, files)
 
@@ -226,7 +238,7 @@ def _dataset(folder: Path) -> ReidData:
 
 
 def record(
-    status: str, metrics: dict[str, float], *, epochs: int, seconds: float, share: Share, started: float
+    status: str, metrics: dict[str, float], *, epochs: int, cost: Mapping[str, float], share: Share, started: float
 ) -> dict[str, Any]:
     """A trial's `result.json`: what it found, what it cost and where it ran.
 
@@ -234,41 +246,44 @@ def record(
         status: `done`, or `pruned` for a search trial that was stopped early.
         metrics: fractions and counts.
         epochs: that were trained.
-        seconds: of training and scoring.
+        cost: what was measured of it, `seconds` of training and scoring among it.
         share: the part of the machine it had.
         started: when its last attempt began, seconds since 1970.
     """
-    cost = {
-        "seconds": seconds,
-        "device": provenance.device(share.gpus),
-        "cpus": share.all_cpus,
-        "gpus": share.all_gpus,
-        "processes": share.processes,
-    }
+    given = {"cpus": share.all_cpus, "gpus": share.all_gpus, "processes": share.processes}
     return {
         "status": status,
         "metrics": metrics,
         "epochs": epochs,
-        "cost": cost,
+        "cost": {**cost, **given, "device": provenance.device(share.gpus)},
         "environment": provenance.environment(),
         "started": provenance.timestamp(started),
         "finished": provenance.timestamp(time.time()),
     }
 
 
-def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, started: float) -> None:
+def paid(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the epochs on record cost: the median `epoch_seconds`, scoring included, and `step_seconds`, and the
+    `cpu_seconds` of all. Nothing is said of what no line has."""
+    found: dict[str, float] = {}
+    for name, column, summed in _OF_EPOCHS:
+        if values := [line[column] for line in lines if column in line]:
+            found[name] = summed(values)
+    return found
+
+
+def _cost(seconds: float, usage: Usage, lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What a trial cost in all: the seconds given, what its epochs cost, and what this process took besides."""
+    cost = {"seconds": seconds, **paid(lines), **usage.peaks()}
+    return cost | {"cpu_seconds": cost.get("cpu_seconds", 0.0) + usage.cpu_seconds()}
+
+
+def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, *, started: float, usage: Usage) -> None:
     values = {
         metric_name(embedding, name): getattr(scores, name)
         for embedding, scores in result.retrieval.items()
         for name in ("average_precision", "first_match_rank")
     }
-    content = record(
-        "done",
-        result.metrics,
-        epochs=result.epochs,
-        seconds=result.seconds,
-        share=assignment.share,
-        started=started,
-    )
-    content["cost"] |= result.network
+    cost = _cost(result.seconds, usage, store.epochs(assignment.key)) | result.network
+    content = record("done", result.metrics, epochs=result.epochs, cost=cost, share=assignment.share, started=started)
     store.finish(assignment.key, content, values)

@@ -21,7 +21,8 @@ RUNNING, INTERRUPTED = "running", "interrupted"
 
 _STATUS = {"done": "FINISHED", "pruned": "KILLED", "failed": "FAILED", INTERRUPTED: "KILLED"}
 _PLACE = {"epoch", "time"}  # of an epoch's line: where its points lie, not what they are
-_SHARE = ("cpus", "gpus")  # of a result's cost: what the trial was given, not what it used
+_SHARE = ("cpus", "gpus")
+_GIVEN = (*_SHARE, "processes")  # of a result's cost: what the trial was given, not what it used
 _MAX_DIGEST = 36  # characters that MLflow takes
 
 
@@ -187,7 +188,7 @@ def _paid(cost: Mapping[str, Any]) -> dict[str, str]:
 
 def _final_points(result: Mapping[str, Any], evaluate_on: str) -> list[Point]:
     """`test/mAP` and its like and the `cost/...` that was measured, at the last epoch."""
-    cost = {name: value for name, value in result["cost"].items() if name not in _SHARE}
+    cost = {name: value for name, value in result["cost"].items() if name not in _GIVEN}
     values = {f"{evaluate_on}/{name}": value for name, value in result["metrics"].items()}
     values |= {f"cost/{name}": value for name, value in cost.items() if isinstance(value, (int, float))}
     finished = _seconds(result["finished"])

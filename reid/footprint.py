@@ -1,12 +1,12 @@
 """What a network costs where it is used: its size, the work for an image, and the time of one."""
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from reid.timing import Laps
 
 IMAGES = 16  # embedded at a time
 _REPEATS = 5
@@ -28,22 +28,13 @@ def footprint(network: nn.Module, embed: Callable[[Tensor], object], pixels: Ten
     with FlopCounterMode(display=False) as counter:
         embed(pixels[:1])
     embed(pixels)  # the first time is spent on choosing kernels
-    seconds = [_seconds(embed, pixels) for _ in range(_REPEATS)]
+    laps = Laps(pixels.device)
+    laps.mark()
+    for _ in range(_REPEATS):
+        embed(pixels)
+        laps.mark()
     return {
         "parameters": float(sum(value.numel() for value in network.parameters())),
         "multiply_adds": counter.get_total_flops() / 2,
-        "embed_seconds_per_image": statistics.median(seconds) / len(pixels),
+        "embed_seconds_per_image": laps.median() / len(pixels),
     }
-
-
-def _seconds(embed: Callable[[Tensor], object], pixels: Tensor) -> float:
-    _wait(pixels.device)
-    started = time.perf_counter()
-    embed(pixels)
-    _wait(pixels.device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -27,6 +27,7 @@ from reid.methods.base import OWN, Method
 from reid.parts.grouped_norm import synchronise_batch_norms
 from reid.parts.power_pooling import PowerPooling
 from reid.schedules import learning_rate
+from reid.timing import Laps
 
 Report = Callable[[dict[str, float]], None]
 
@@ -97,8 +98,9 @@ def train(
     Args:
         config: the resolved trial.
         data: the prepared data set.
-        report: called after every epoch with its number, losses, learning rate and, in a trial that is scored on
-            held-out identities, the validation metrics. It may raise to stop the trial.
+        report: called after every epoch with its number, losses, learning rate, seconds, the median seconds of a step
+            and, in a trial that is scored on held-out identities, the validation metrics. It may raise to stop the
+            trial.
         device: a torch device; a process uses one.
         resumption: where its state is kept; None: it starts from the beginning, and no state is written. Of several
             processes that of the first counts.
@@ -195,18 +197,21 @@ class _Trial:
         return metrics | {"seconds": seconds}
 
     def _steps(self) -> dict[str, float]:
-        """One pass over the sampler's batches; the mean of every loss, read from the device once."""
+        """One pass over the sampler's batches: the mean of every loss, read from the device once; `step_seconds`."""
         sampler = IdentitySampler(
             torch.from_numpy(self.training.labels), **to_dict(self.recipe.sampler), generator=self.sampling
         )
         labels = torch.from_numpy(self.training.labels).to(self.device)
         self.method.train()
         totals: dict[str, Tensor] = {}
-        batches = sampler.epoch()
+        batches, laps = sampler.epoch(), Laps(self.device)
+        laps.mark()
         for batch in map(distributed.mine, batches):
             losses = self._step(self.pixels[batch], labels[batch.to(self.device)])
             totals = {name: totals[name] + loss if totals else loss for name, loss in losses.items()}
-        return {name: float(total) / len(batches) for name, total in totals.items()}
+            laps.mark()
+        means = {name: float(total) / len(batches) for name, total in totals.items()}
+        return {**means, "step_seconds": laps.median()}
 
     def _step(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         images = augment(pixels, self.recipe.image_size, self.recipe.augment, self.augmenting)

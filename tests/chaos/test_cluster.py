@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -72,9 +73,15 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 300) -> float:
 
 
 def at_work(store: TrialStore) -> list[int]:
-    """The processes of the attempts that have not ended."""
-    last = [attempts[-1] for attempts in map(store.attempts, store.keys()) if attempts]
-    return [attempt["pid"] for attempt in last if "ended" not in attempt]
+    """The processes of the attempts that nobody has seen end."""
+    attempts = [attempt for key in store.keys() for attempt in store.attempts(key)]  # noqa: SIM118
+    return [attempt["pid"] for attempt in attempts if "ended" not in attempt]
+
+
+def refusals(store: TrialStore) -> list[str]:
+    """Why a machine did not take a trial."""
+    reasons = [attempt.get("reason", "") for key in store.keys() for attempt in store.attempts(key)]  # noqa: SIM118
+    return [reason for reason in reasons if reason.startswith("unfit machine")]
 
 
 def is_there(process: int) -> bool:
@@ -219,7 +226,8 @@ def test_a_killed_driver_unfit_machines_and_one_that_joins_late(
     two: Machines, other_code: Path, tmp_path: Path
 ) -> None:
     store = TrialStore(tmp_path)
-    fake.write_acts(store.root, {}, seconds=0.3)  # six seconds a trial
+    held = {"do": "freeze", "attempt": 0, "epoch": 2, "step": 2}
+    fake.write_acts(store.root, {fake.trials(COUNT)[3].key: [held]}, seconds=0.15)
     with sweep(two, store.root) as driver:
         wait_for(lambda: (list(store.root.glob("*/DONE")) and at_work(store)) or driver.poll() is not None)
         workers = at_work(store)
@@ -237,14 +245,14 @@ def test_a_killed_driver_unfit_machines_and_one_that_joins_late(
 
     two.stop(4)
     with sweep(two, store.root) as driver:
-        wait_for(lambda: at_work(store) or driver.poll() is not None)
+        wait_for(lambda: at_work(store)[len(workers) :] or driver.poll() is not None)
         two.join(4, other_code)
+        wait_for(lambda: refusals(store))  # the other machine is held up, so that a trial comes to this one
+        for process in filter(is_there, at_work(store)):
+            os.kill(process, signal.SIGCONT)
         assert driver.wait(timeout=300) == 0
     two.stop(4)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    attempts = [attempt for trial in fake.trials(COUNT) for attempt in store.attempts(trial.key)]
-    refused = [attempt["reason"] for attempt in attempts if "unfit machine" in attempt.get("reason", "")]
-    assert refused
-    assert len(refused) <= 2  # it is avoided from then on; one trial may have been waiting for a machine
-    assert f"the code in {other_code} is not the one that the sweep was started with" in refused[0]
+    assert len(refusals(store)) <= 2  # it is avoided from then on; one trial may have been on its way
+    assert f"the code in {other_code} is not the one that the sweep was started with" in refusals(store)[0]
     assert [store.state(trial.key) for trial in fake.trials(COUNT)] == ["done"] * COUNT

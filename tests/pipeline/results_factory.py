@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import curves, experiments, queries
 from pipeline.experiments import Row
+from pipeline.export import MEASURED
 from pipeline.queries import Scores
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, to_dict
 
@@ -112,6 +113,7 @@ def trial(
         "config": json.dumps(config, sort_keys=True),
         "epochs": 12,
         "seconds": 95.0 + seed,
+        **dict.fromkeys(MEASURED, float("nan")),
         "cpus": 1,
         "gpus": 0.0,
         "device": "cpu",
@@ -129,7 +131,7 @@ def trial(
 
 def unfinished(row: dict[str, Any], status: str, reason: str = "") -> dict[str, Any]:
     """The same trial without a result, as the sweep exports it."""
-    nothing: dict[str, Any] = dict.fromkeys([*METRICS, "num_valid", "num_skipped", "seconds"], float("nan"))
+    nothing: dict[str, Any] = dict.fromkeys([*METRICS, "num_valid", "num_skipped", "seconds", *MEASURED], float("nan"))
     texts = dict.fromkeys(["device", "commit", "python", "torch", "started", "finished", "run_id", "experiment_id"], "")
     counts = dict.fromkeys(["epochs", "cpus", "gpus"], 0)
     return row | nothing | texts | counts | {"status": status, "reason": reason, "dirty": False}
@@ -413,6 +415,6 @@ def wide_search(name: str = "wide", *, trials: int = 24) -> tuple[list[dict[str,
         )
     done = sorted((one for one in tried if one["status"] == "done"), key=lambda one: -one["values"][0])
     winners = [{"number": one["number"], "params": one["params"]} for one in done[:2]]
-    entry = search_entry(space, tried, winners=winners, objectives=["mAP", "epoch_seconds"])
+    entry = search_entry(space, tried, winners=winners, objectives=["mAP", "step_seconds"])
     listed = [plan_row(label, {"synthetic": []}, published=None) for label in ("Best", "Second best")]
     return rows, experiment(name, listed, kind="search", search={"synthetic": entry})

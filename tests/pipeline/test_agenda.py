@@ -22,8 +22,14 @@ from pipeline.store import TrialStore
 ROOT = Path(__file__).parent.parent.parent
 
 
-def anything(trial: Trial) -> bool:
-    return True
+class Endless:
+    """Room for every trial."""
+
+    def fits(self, trial: Trial) -> bool:
+        return True
+
+    def size(self, trial: Trial) -> tuple[float, ...]:
+        return ()
 
 
 def planned(*wanted: Experiment) -> Plan:
@@ -73,7 +79,7 @@ SEARCHES = {
     "two objectives": {
         "space": {"model.rh": HEIGHTS, "model.rw": HEIGHTS},
         "trials": 7,
-        "objective": ("mAP", "epoch_seconds"),
+        "objective": ("mAP", "step_seconds"),
         "top": 2,
         "startup_trials": 3,
     },
@@ -118,7 +124,7 @@ def play(plan: Plan, store: TrialStore, seed: int, *, slots: int = 2, steps: int
     agenda, generator = Agenda(plan, store), np.random.default_rng(seed)
     running: dict[str, tuple[Trial, int]] = {}
     while not agenda.finished():
-        while len(running) < slots and (trial := agenda.next(anything)) is not None:
+        while len(running) < slots and (trial := agenda.next(Endless())) is not None:
             store.open(trial)
             running[trial.key] = trial, 0
         assert running, "the agenda waits for trials that nobody runs"
@@ -127,7 +133,7 @@ def play(plan: Plan, store: TrialStore, seed: int, *, slots: int = 2, steps: int
         if steps < 0:
             raise KilledError
         epoch += 1
-        store.append_epoch(trial.key, {"epoch": epoch, "val/mAP": value(trial, epoch), "seconds": seconds(trial)})
+        store.append_epoch(trial.key, {"epoch": epoch, "val/mAP": value(trial, epoch), **clock(trial)})
         status = "done" if epoch == trial.config.recipe.schedule.epochs else "running"
         if not agenda.goes_on(trial.key, epoch):
             status = "pruned"
@@ -137,6 +143,10 @@ def play(plan: Plan, store: TrialStore, seed: int, *, slots: int = 2, steps: int
             store.finish(trial.key, result(trial, status, epoch))
             agenda.ended(trial.key)
     return agenda
+
+
+def clock(trial: Trial) -> dict[str, float]:
+    return {"seconds": 10 * seconds(trial), "step_seconds": seconds(trial)}
 
 
 def result(trial: Trial, status: str, epoch: int) -> dict[str, Any]:
@@ -157,7 +167,7 @@ def test_everything_declared_is_run_once(plan: Plan, tmp_path: Path) -> None:
     assert agenda.complete()
     assert len(agenda.searches[0].trials) == 6
     assert len(agenda.declared) >= 16
-    assert agenda.next(anything) is None
+    assert agenda.next(Endless()) is None
 
 
 def test_pruning_happens_and_a_pruned_trial_never_wins(plan: Plan, tmp_path: Path) -> None:
@@ -208,7 +218,7 @@ def test_a_finished_store_leaves_nothing_to_do(plan: Plan, tmp_path: Path) -> No
 def test_a_failure_counts_as_ended_now_and_is_tried_again_next_time(plan: Plan, tmp_path: Path) -> None:
     store = TrialStore(tmp_path)
     agenda = Agenda(plan, store)
-    trial = agenda.next(anything)
+    trial = agenda.next(Endless())
     assert trial is not None
     store.open(trial)
     store.fail(trial.key, reason="out of memory")
@@ -276,7 +286,7 @@ def test_a_search_in_which_everything_fails_ends(tmp_path: Path) -> None:
     agenda = Agenda(searching("tpe and halving"), TrialStore(tmp_path))
     (run,) = agenda.searches
     assert agenda.to_come() == 7 - 2  # two run side by side
-    while (trial := agenda.next(anything)) is not None:
+    while (trial := agenda.next(Endless())) is not None:
         agenda.store.open(trial)
         agenda.store.fail(trial.key, reason="no such device")
         agenda.ended(trial.key)
@@ -296,7 +306,7 @@ def test_a_trial_that_went_on_past_its_end_counts_as_it_was_there(tmp_path: Path
         whole = agenda.store.result(trial.key)
         overrun = whole["status"] == "pruned"
         for epoch in range(1, whole["epochs"] + 2 * overrun + 1):
-            late.append_epoch(trial.key, {"epoch": epoch, "val/mAP": value(trial, epoch), "seconds": 1.0})
+            late.append_epoch(trial.key, {"epoch": epoch, "val/mAP": value(trial, epoch), **clock(trial)})
         late.finish(trial.key, result(trial, whole["status"], whole["epochs"] + 2 * overrun))
     again = Agenda(plan, late)
     (other,) = again.searches
@@ -311,7 +321,7 @@ def test_a_trial_that_went_on_past_its_end_counts_as_it_was_there(tmp_path: Path
 
 def drain(agenda: Agenda) -> list[str]:
     """The keys in the order in which they start when nothing ends."""
-    return [trial.key for trial in iter(lambda: agenda.next(anything), None)]
+    return [trial.key for trial in iter(lambda: agenda.next(Endless()), None)]
 
 
 def of_length(trial: Trial, epochs: int, *, method: str = "bdb") -> Trial:
@@ -343,28 +353,28 @@ def test_what_takes_long_is_learned_from_the_store(plan: Plan, tmp_path: Path) -
 
 def test_searches_come_first(plan: Plan, tmp_path: Path) -> None:
     agenda = Agenda(plan, TrialStore(tmp_path))
-    assert agenda.next(anything) == agenda.searches[0].trials[0]
+    assert agenda.next(Endless()) == agenda.searches[0].trials[0]
 
 
 def test_a_trial_that_is_run_again_comes_next(plan: Plan, tmp_path: Path) -> None:
     agenda = Agenda(plan, TrialStore(tmp_path))
-    first, second = agenda.next(anything), agenda.next(anything)
+    first, second = agenda.next(Endless()), agenda.next(Endless())
     assert first is not None
     assert second is not None
     agenda.again(second.key)
     assert agenda.running == {first.key}
-    assert agenda.next(anything) == second
+    assert agenda.next(Endless()) == second
 
 
 def test_a_closed_agenda_starts_nothing_and_is_finished_when_nothing_runs(plan: Plan, tmp_path: Path) -> None:
     agenda = Agenda(plan, TrialStore(tmp_path))
-    trial = agenda.next(anything)
+    trial = agenda.next(Endless())
     assert trial is not None
     agenda.close()
-    assert agenda.next(anything) is None
+    assert agenda.next(Endless()) is None
     assert not agenda.finished()
     agenda.again(trial.key)
-    assert agenda.next(anything) is None
+    assert agenda.next(Endless()) is None
     assert agenda.finished()
     assert not agenda.complete()
     assert trial in agenda.unfinished()
@@ -400,12 +410,12 @@ def test_a_scoring_starts_when_its_network_is_trained(rescored: tuple[Trial, Tri
     trained, scored = rescored
     agenda = Agenda(alone(scored), TrialStore(tmp_path))  # what it is built on need not be in the plan
     assert set(agenda.declared) == {trained.key, scored.key}
-    assert agenda.next(anything) == trained
+    assert agenda.next(Endless()) == trained
     assert agenda.keeps_weights(trained.key)
-    assert agenda.next(anything) is None
+    assert agenda.next(Endless()) is None
     assert not agenda.finished()
     end(agenda, trained, weights=True)
-    assert agenda.next(anything) == scored
+    assert agenda.next(Endless()) == scored
     assert not agenda.keeps_weights(scored.key)
     end(agenda, scored)
     assert agenda.complete()
@@ -417,15 +427,15 @@ def test_a_network_that_was_not_kept_is_trained_again_once_it_is_asked_for(
 ) -> None:
     trained, scored = rescored
     first = Agenda(alone(trained), TrialStore(tmp_path))
-    assert first.next(anything) == trained
+    assert first.next(Endless()) == trained
     assert not first.keeps_weights(trained.key)
     end(first, trained)
     again = Agenda(alone(trained, scored), TrialStore(tmp_path))
     assert again.unfinished() == [trained, scored]
-    assert again.next(anything) == trained
+    assert again.next(Endless()) == trained
     again.store.weights(trained.key).write_bytes(b"trained")
     again.ended(trained.key)
-    assert again.next(anything) == scored
+    assert again.next(Endless()) == scored
     end(again, scored)
     assert again.complete()
     again.store.weights(trained.key).unlink()  # nothing asks for them any more
@@ -437,19 +447,19 @@ def test_damaged_weights_are_trained_again_before_they_are_scored_again(
 ) -> None:
     trained, scored = rescored
     agenda = Agenda(alone(trained, scored), TrialStore(tmp_path))
-    assert agenda.next(anything) == trained
+    assert agenda.next(Endless()) == trained
     end(agenda, trained, weights=True)
-    assert agenda.next(anything) == scored
+    assert agenda.next(Endless()) == scored
     agenda.again(scored.key)  # for another reason: the weights are still there
-    assert agenda.next(anything) == scored
+    assert agenda.next(Endless()) == scored
     agenda.store.weights(trained.key).unlink()
     agenda.again(scored.key)
     assert agenda.keeps_weights(trained.key)
-    assert agenda.next(anything) == trained
-    assert agenda.next(anything) is None
+    assert agenda.next(Endless()) == trained
+    assert agenda.next(Endless()) is None
     agenda.store.weights(trained.key).write_bytes(b"trained")
     agenda.ended(trained.key)
-    assert agenda.next(anything) == scored
+    assert agenda.next(Endless()) == scored
     end(agenda, scored)
     assert agenda.complete()
 
@@ -457,7 +467,7 @@ def test_damaged_weights_are_trained_again_before_they_are_scored_again(
 def test_a_scoring_fails_with_what_it_scores(rescored: tuple[Trial, Trial], tmp_path: Path) -> None:
     trained, scored = rescored
     agenda = Agenda(alone(trained, scored), TrialStore(tmp_path))
-    assert agenda.next(anything) == trained
+    assert agenda.next(Endless()) == trained
     agenda.store.open(trained)
     agenda.store.fail(trained.key, reason="diverged")
     agenda.ended(trained.key)

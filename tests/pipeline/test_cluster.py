@@ -1,5 +1,6 @@
 """What fits on the machines of a cluster, which addresses there are, and what is said of machines that differ."""
 
+import inspect
 import re
 import shutil
 from collections.abc import Mapping
@@ -80,6 +81,41 @@ def test_a_token_that_others_can_read_is_a_warning(
         with pytest.raises(ClusterError, match=r"nobody answers at 127\.0\.0\.1:9"):
             cluster.reach("127.0.0.1:9")
         assert capsys.readouterr().err == said
+
+
+def test_ray_still_says_what_its_refusals_are_known_by() -> None:
+    import ray
+    from ray._private import services, utils
+    from ray._private.authentication import authentication_constants as tokens
+
+    assert "no authentication token was found" in tokens.TOKEN_AUTH_ENABLED_BUT_NO_TOKEN_FOUND_ERROR_MESSAGE
+    assert "Could not find any running Ray instance" in inspect.getsource(services.get_ray_address_from_environment)
+    assert "Version mismatch" in inspect.getsource(utils.check_version_info)
+    compiled = Path(ray.__file__).with_name("_raylet.so").read_bytes()
+    assert b"expects this IP address" in compiled
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            "ConnectionError: Could not find any running Ray instance. Please specify",
+            "join one with `ray start --address",
+        ),
+        (
+            "This node has an IP address of 10.0.0.9, and Ray expects this IP address to be",
+            "this machine is no part of",
+        ),
+        (
+            "Traceback\nOSError: a reason that nobody knows\n\n",
+            "cannot be joined: OSError: a reason that nobody knows; see",
+        ),
+    ],
+)
+def test_a_refusal_is_said_in_one_line_with_what_to_do(said: str, remedy: str) -> None:
+    line = cluster._refusal("10.0.0.2:6379", said)
+    assert remedy in line
+    assert "\n" not in line
 
 
 # Machines that differ

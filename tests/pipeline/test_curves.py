@@ -26,7 +26,9 @@ def test_what_the_store_has_comes_back_by_key(tmp_path: Path) -> None:
         store.open(one)
         for epoch in range(1, 4 + place):
             probe = {"probe/id/x": 0.5} if place == 1 else {}
-            store.append_epoch(one.key, {"epoch": float(epoch), "time": 1.7e9, "loss": 1 / epoch + place, **probe})
+            store.append_epoch(
+                one.key, {"epoch": float(epoch), "time": 1.7e9, "system/load": 9.0, "loss": 1 / epoch + place, **probe}
+            )
     store.append_epoch(trials[0].key, {"epoch": 2.0, "time": 1.7e9, "loss": 9.0})  # again, after a resume
     curves.write(tmp_path, store, [one.key for one in trials])
     found = Curves.load(tmp_path / curves.FILE)
@@ -36,7 +38,7 @@ def test_what_the_store_has_comes_back_by_key(tmp_path: Path) -> None:
     assert second
     assert first.epochs.tolist() == [1, 2, 3]
     assert first.values["loss"].tolist() == pytest.approx([1.0, 9.0, 1 / 3])
-    assert set(first.values) == {"loss"}  # neither the time nor another's probe
+    assert set(first.values) == {"loss"}  # neither the time, the machine nor the probe of another
     assert second.epochs.tolist() == [1, 2, 3, 4]
     assert second.values["probe/id/x"].tolist() == [0.5] * 4
     schema = pq.read_schema(tmp_path / curves.FILE)

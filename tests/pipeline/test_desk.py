@@ -67,13 +67,25 @@ def test_as_many_start_as_fit(tmp_path: Path) -> None:
     assert some.assignment(first[1]).share == HALF
 
 
-def test_a_whole_gpu_is_not_overtaken_by_halves_and_cores_are_used_meanwhile(tmp_path: Path) -> None:
-    counts, own = {"half": 1, "whole": 1, "halves": 3, "cores": 4}, {"half": HALF, "whole": WHOLE, "halves": HALF}
-    some = desk(tmp_path, counts, own, [Node(4, 1)])
+def test_for_what_waits_room_is_kept_and_the_rest_is_used(tmp_path: Path) -> None:
+    some = desk(tmp_path, {"halves": 3, "cores": 4, "whole": 1}, {"whole": WHOLE, "halves": HALF}, [Node(4, 1)])
     first = started(some)
-    assert shares(some, first) == [HALF, ONE, ONE]  # of three cores that are free, one is kept for the whole GPU
+    assert shares(some, first) == [WHOLE, ONE, ONE]  # of three cores that are left, one is kept for half a GPU
+    end(some, first[1])
+    assert shares(some, started(some)) == [ONE]
     end(some, first[0])
-    assert shares(some, started(some)) == [WHOLE]
+    assert shares(some, started(some)) == [HALF, HALF]
+
+
+def test_trials_of_one_share_follow_each_other(tmp_path: Path) -> None:
+    wide = Share(cpus=2, gpus=0.0, processes=1)
+    some = desk(tmp_path, {"a": 1, "b": 1, "c": 1, "d": 1}, {"b": wide, "d": wide}, [Node(2, 0)])
+    seen = []
+    while running := started(some):
+        seen.append(shares(some, running))
+        for trial in running:
+            end(some, trial)
+    assert seen == [[wide], [wide], [ONE, ONE]]
 
 
 def test_no_more_run_than_was_asked_for(tmp_path: Path) -> None:

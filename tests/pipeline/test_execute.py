@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.agenda import Agenda
 from pipeline.desk import Resources
-from pipeline.plan import Plan, Trial, make_trial, scored
+from pipeline.experiments import Experiment, Row
+from pipeline.plan import Plan, PlannedRow, Trial, make_trial, scored
 from pipeline.shares import Machines, Share, Shares
 from pipeline.staging import InPlace
 from pipeline.store import TrialStore
@@ -52,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHARE = Share(cpus=1, gpus=0.0, processes=1)
+SHARE, WIDE = Share(cpus=1, gpus=0.0, processes=1), Share(cpus=2, gpus=0.0, processes=1)
 DIGESTS = {"test": "t", "val": "v"}
 
 
@@ -77,6 +78,37 @@ class Notes:
         self.events.append((verdict, key))
 
 
+def planned(trials: list[Trial]) -> Plan:
+    """Of odd seeds one table, `wide`; the others belong to none."""
+    row = Row(label="wide", method="bdb")
+    odd = tuple(item for item in trials if item.config.seed % 2)
+    wide = Experiment(name="wide", title="wide", metrics=("mAP",), rows=(row,))
+    rows = (PlannedRow(row=row, trials={"synthetic": odd}),) if odd else ()
+    return Plan(experiments=((wide, rows),), trials={item.key: item for item in trials}, searches=())
+
+
+def resources(
+    store: TrialStore,
+    data: Path,
+    *,
+    trial_seconds: float | None = None,
+    silent_seconds: float | None = None,
+    max_failures: int = 0,
+    concurrent: int | None = 2,
+) -> Resources:
+    """`concurrent`: trials at a time; None: of machines that may grow in number."""
+    from pipeline import execute
+
+    return Resources(
+        terms=Terms(
+            store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
+        ),
+        shares=Shares(SHARE, {"wide": WIDE}),
+        machines=Machines(execute.machines(), concurrent, execute.machines if concurrent is None else None),
+        max_failures=max_failures,
+    )
+
+
 def run(
     trials: list[Trial],
     store: TrialStore,
@@ -90,19 +122,31 @@ def run(
 ) -> tuple[Agenda, Notes]:
     from pipeline import execute
 
-    plan = Plan(experiments=(), trials={item.key: item for item in trials}, searches=())
-    agenda, notes = Agenda(plan, store), Notes()
-    resources = Resources(
-        terms=Terms(
-            store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
-        ),
-        shares=Shares(SHARE, {}),
-        machines=Machines(execute.machines(), concurrent),
-        max_failures=max_failures,
-    )
+    agenda, notes = Agenda(planned(trials), store), Notes()
+    limits = {"trial_seconds": trial_seconds, "silent_seconds": silent_seconds}
+    share = resources(store, data, max_failures=max_failures, concurrent=concurrent, **limits)
     with Interrupts(exit_code=3) as interrupts:
-        execute.execute(agenda, resources, [notes], interrupts, work or execute.run)
+        execute.execute(agenda, share, [notes], interrupts, work or execute.run)
     return agenda, notes
+
+
+def test_trials_of_two_shares_share_the_machine(ray_session: None, data: Path, tmp_path: Path) -> None:
+    """On two cores: one that takes both, and those that take one each; workers are used again by their own kind."""
+    trials, store = [trial(seed) for seed in (0, 1, 2, 3, 4, 6)], TrialStore(tmp_path / "trials")
+    agenda, _ = run(trials, store, data)
+    assert agenda.complete()
+    assert not agenda.failed
+    costs = [store.result(item.key)["cost"] for item in trials]
+    assert [cost["cpus"] for cost in costs] == [1, 2, 1, 2, 1, 1]
+    for item, cost in zip(trials, costs, strict=True):
+        lines = store.epochs(item.key)
+        assert 0 < cost["step_seconds"] < cost["epoch_seconds"] < cost["seconds"]
+        assert cost["cpu_seconds"] > sum(line["cpu_seconds"] for line in lines) > 0
+        assert 100 < cost["peak_memory_mb"] < 4000
+    workers = {item.key: store.attempts(item.key)[-1]["pid"] for item in trials}
+    narrow, wide = ({workers[item.key] for item in trials if item.config.seed % 2 == odd} for odd in (0, 1))
+    assert not narrow & wide
+    assert len(wide) == 1
 
 
 def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_path: Path) -> None:
@@ -209,6 +253,44 @@ def test_a_used_worker_is_as_good_as_a_new_one(ray_session: None, data: Path, tm
         assert new.result(item.key)["metrics"] == used.result(item.key)["metrics"]
         losses = [[line["loss"] for line in store.epochs(item.key)] for store in (new, used)]
         assert losses[0] == losses[1]
+
+
+def test_what_waits_for_a_machine_is_taken_back_when_nothing_more_is_to_start(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    """Without a limit Tune asks for one place more than there is: that is what a cluster sees that can grow."""
+    from pipeline import execute
+
+    trials, store = [trial(seed) for seed in range(5)], TrialStore(tmp_path / "trials")
+    agenda = Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
+
+    class Closing(Notes):
+        def epoch(self, key: str, metrics: dict[str, float]) -> None:
+            super().epoch(key, metrics)
+            if len([what for what, _ in self.events if what == "started"]) == 3:
+                agenda.close()
+
+    notes = Closing()
+    with Interrupts(exit_code=3) as interrupts:
+        execute.execute(agenda, resources(store, data, concurrent=None), [notes], interrupts)
+    said = [what for what, _ in notes.events if not what.startswith("epoch")]
+    assert sorted(said) == ["done", "done", "preempted", "started", "started", "started"]
+    assert len(agenda.unfinished()) == 3
+    assert not agenda.failed
+
+
+def test_a_machine_whose_code_was_changed_stops_the_sweep_and_writes_nothing(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    """The only machine is not avoided; the trials stay to be run."""
+    from pipeline import execute
+
+    item, store = trial(), TrialStore(tmp_path / "trials")
+    changed = replace(item, spec={**item.spec, "code_digest": "0" * 64})
+    with pytest.raises(execute.HaltedError, match=r"^unfit machine: .*is not the one that the sweep was started with"):
+        run([changed], store, data, max_failures=1)
+    assert store.state(item.key) == "running"
+    assert [attempt["outcome"] for attempt in store.attempts(item.key)] == ["again", "preempted"]
 
 
 def _leave_a_state(item: Trial, store: TrialStore, data: Path) -> None:

@@ -340,12 +340,12 @@ WRONG_SEARCH = {
     ),
     "time decides": (
         "trials: 8",
-        "trials: 8\n    objective: [epoch_seconds, mAP]",
-        "search: objective: the first decides and is a metric; epoch_seconds may come after it",
+        "trials: 8\n    objective: [step_seconds, mAP]",
+        "search: objective: the first decides and is a metric; step_seconds may come after it",
     ),
     "pruning by two objectives": (
         "trials: 8",
-        "trials: 8\n    objective: [mAP, epoch_seconds]\n    pruning: {start: 0.5, factor: 2}",
+        "trials: 8\n    objective: [mAP, step_seconds]\n    pruning: {start: 0.5, factor: 2}",
         "search: pruning judges by one objective, and there are several: leave it out",
     ),
     "the wrong rule's settings": (
@@ -429,11 +429,11 @@ WRONG_SEARCH = {
 
 
 def test_the_places_of_a_search_s_best_and_its_objectives(tmp_path: Path) -> None:
-    rows = "    - {label: Second, method: bdb, winner: 2}\n  search:\n    top: 2\n    objective: [mAP, epoch_seconds]\n"
+    rows = "    - {label: Second, method: bdb, winner: 2}\n  search:\n    top: 2\n    objective: [mAP, step_seconds]\n"
     found = load(tmp_path, SEARCH.replace("  search:\n", rows), "height")
     assert [row.place for row in found.rows] == [1, 2]
     assert found.search is not None
-    assert found.search.objectives == ("mAP", "epoch_seconds")
+    assert found.search.objectives == ("mAP", "step_seconds")
     plain = load(tmp_path, SEARCH, "height").search
     assert plain is not None
     assert plain.objectives == ("mAP",)

@@ -27,7 +27,7 @@ SPACE = {
     "model.pool": Space(choices=("max", "avg", True)),
     HOSTILE: Space(low=0, high=9, when={"model.pool": "max"}),
 }
-LABELS = ("mAP, percent", "seconds of an epoch")
+LABELS = ("mAP, percent", "seconds of a training step")
 
 
 def trials() -> list[Tried]:

@@ -420,7 +420,7 @@ def test_an_objective_must_be_among_what_the_data_set_is_scored_by() -> None:
     assert "t: search.objective is the text 'Recall@1'; allowed: Rank-1, Rank-10, Rank-5, " in str(caught.value)
     ranked = searches(HEIGHT.model_copy(update={"objective": "Recall@7"}), overrides=ANY_CAMERA)
     assert ranked[0].search.objectives == ("Recall@7",)
-    assert searches(HEIGHT.model_copy(update={"objective": ("mAP", "epoch_seconds")}))
+    assert searches(HEIGHT.model_copy(update={"objective": ("mAP", "step_seconds")}))
 
 
 ANY_CAMERA = {"recipe.protocol.rule": "query_gallery", "recipe.protocol.ranks": [1, 7]}

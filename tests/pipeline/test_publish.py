@@ -31,6 +31,7 @@ from reid.data.split import make_split
 from reid.methods.base import OWN
 from reid.train import build_method, embed, train
 from tests.conftest import ROOT
+from tests.pipeline.test_agenda import Endless
 from tests.pipeline.tracking_bench import Bench, line, result
 from tests.services import free_port
 
@@ -51,10 +52,6 @@ def table(name: str, *labels: str, metric: str = "mAP") -> Experiment:
     """Rows of BDB that differ in the height of the block, each named after it."""
     rows = [Row(label=label, method="bdb", overrides=TINY | {"model.rh": float(label)}) for label in labels]
     return Experiment(name=name, title=name, metrics=(metric,), rows=tuple(rows))  # type: ignore[arg-type]
-
-
-def anything(_: Trial) -> bool:
-    return True
 
 
 def end(agenda: Agenda, trial: Trial, mean_ap: float, rank1: float = 0.5) -> None:
@@ -78,7 +75,7 @@ def test_of_every_table_the_best_network_is_kept_and_no_other(tmp_path: Path) ->
     }
     draws = np.random.default_rng(0)
     scores: dict[str, tuple[float, float]] = {}
-    while trial := agenda.next(anything):
+    while trial := agenda.next(Endless()):
         assert agenda.keeps_weights(trial.key)
         scores[trial.key] = (float(draws.random()), float(draws.random()))
         end(agenda, trial, *scores[trial.key])
@@ -101,7 +98,7 @@ def test_a_network_that_another_scoring_waits_for_stays(tmp_path: Path) -> None:
         next(trial for trial in agenda.declared.values() if not trial.source and trial.config.model.rh == height)  # type: ignore[attr-defined]
         for height in (0.1, 0.2)
     )
-    assert {agenda.next(anything), agenda.next(anything)} == {first, second}
+    assert {agenda.next(Endless()), agenda.next(Endless())} == {first, second}
     end(agenda, first, 0.4)
     end(agenda, second, 0.6)
     assert agenda.store.has_weights(first.key)  # its re-ranking has not run

@@ -165,7 +165,7 @@ def test_a_search_of_several_settings_and_objectives_has_all_its_figures(wide: P
         *("recipe-schedule-peak_lr", "model-drop_rule", "model-alpha", "model-attention"),
     }
     page = (wide / "reports/generated/index.html").read_text()
-    assert "its values are mAP on those and the median seconds of an epoch" in page
+    assert "its values are mAP on those and the median seconds of a training step" in page
     assert "it has the best mAP" in page
     assert len(re.findall(r'<td title="not asked for here">', page)) == 6 + 2
     assert "done, number 2 of the best" in page

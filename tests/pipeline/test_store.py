@@ -297,6 +297,18 @@ def test_a_failure_is_recorded_and_cleared_by_the_next_attempt(store: TrialStore
         store.failure(KEY)
 
 
+def test_a_failure_that_is_forgotten_leaves_the_rest(store: TrialStore) -> None:
+    opened(store)
+    store.append_epoch(KEY, {"epoch": 1, "loss": 1.0})
+    store.fail(KEY, reason="timeout: no epoch")
+    for _ in range(2):  # a second time there is nothing to forget
+        store.forget(KEY)
+        assert store.state(KEY) == "running"
+    assert len(store.epochs(KEY)) == 1
+    with pytest.raises(LookupError):
+        store.failure(KEY)
+
+
 def test_done_is_final(store: TrialStore) -> None:
     opened(store)
     store.finish(KEY, RESULT, PER_QUERY)

@@ -46,7 +46,7 @@ def run(
     reports: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float]) -> None:
-        reports.append({name: value for name, value in metrics.items() if name != "seconds"})
+        reports.append({name: value for name, value in metrics.items() if "seconds" not in name})
         if metrics["epoch"] >= until:
             raise KilledError
 
