@@ -269,23 +269,25 @@ class _Packing:
     """What there is room for, asked of one trial after the other in the order of the agenda.
 
     For the first one that does not fit, room is kept: what comes after it starts where it takes nothing of that. Where
-    machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One of several
-    processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
+    machines may be added, what waits for room is what makes them come: all that may run at a time, or one. A trial of
+    several processes asks for room only once it has begun, so it begins where there is some, or all alone.
     """
 
     def __init__(self, desk: Desk) -> None:
         machines, shares = desk.resources.machines, desk.running()
         self._share, self._kept = desk.share, False
         self._full = machines.concurrent is not None and len(shares) >= machines.concurrent
-        self._grow, self._alone = machines.grow, not shares
-        self._room = Room.of(machines.now())
+        self._room, over = Room.of(machines.now()), False
         for share in shares:
+            over = over or not self._room.holds(share)
             self._room = self._room.without(share)
+        self._alone, self._grow = not shares, machines.grow
+        self._may_wait = machines.grow and (machines.concurrent is not None or not over)
 
     def fits(self, trial: Trial) -> bool:
         """Whether it may start now."""
         share = self._share(trial)
-        waits = self._grow and (share.processes == 1 or self._alone)
+        waits = self._may_wait if share.processes == 1 else self._grow and self._alone
         if self._full or waits or self._room.holds(share):
             return not self._full
         if not self._kept:
