@@ -12,6 +12,7 @@ from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
 from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, tries_again
 from pipeline.trial import Assignment, Terms, record
+from reid.distributed import check_batch
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
 
@@ -100,10 +101,10 @@ class Desk:
         )
 
     def check_room(self) -> None:
-        """See to it that every trial can run on some machine.
+        """See to it that every trial can run on some machine, by so many processes.
 
         Raises:
-            ParamsError: one line for every share that none has room for.
+            ParamsError: one line for every share that none has room for, or that a batch cannot be dealt out to.
         """
         wanted = {self.share(trial): trial.name for trial in self.agenda.unfinished()[::-1]}
         for run in self.agenda.searches:
@@ -116,8 +117,19 @@ class Desk:
             for share, name in wanted.items()
             if not slots(share, self.resources.machines.nodes)
         ]
-        if problems:
+        if problems := problems + self._uneven():
             raise ParamsError(problems)
+
+    def _uneven(self) -> list[str]:
+        """The trials whose batches their processes cannot share equally, a line for each sampler and share."""
+        found = {(trial.config.recipe.sampler, self.share(trial)): trial.name for trial in self.agenda.unfinished()}
+        problems = []
+        for (sampler, share), name in found.items():
+            try:
+                check_batch(identities=sampler.identities, images=sampler.images, processes=share.processes)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        return problems
 
     def _fits(self) -> Callable[[Trial], bool]:
         """Says of one trial after the other, in the order of the agenda, whether it may start.

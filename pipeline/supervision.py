@@ -26,7 +26,7 @@ from types import FrameType
 _LAST_WORDS = "last_words.txt"
 _LOCK, _LOCK_SECONDS = "attempt.lock", 60.0  # the worker of a killed sweep dies within seconds
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MARK = "REID_SWEEP"
+MARK = "REID_SWEEP"
 _MOURNER = """
 import os, signal, sys, time
 sys.stdin.read()
@@ -242,14 +242,14 @@ def mourned() -> Iterator[None]:
     A small process waits for the end of this one, however that comes, and kills what inherited a mark from it. Where
     the system has no /proc nothing is done.
     """
-    mark = f"{_MARK}={uuid.uuid4().hex}"
+    mark = f"{MARK}={uuid.uuid4().hex}"
     command = [sys.executable, "-S", "-c", _MOURNER, mark]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # Ctrl-C is not for it
-        os.environ[_MARK] = mark.partition("=")[2]
+        os.environ[MARK] = mark.partition("=")[2]
         try:
             yield
         finally:
-            os.environ.pop(_MARK, None)
+            os.environ.pop(MARK, None)
 
 
 class InterruptedSweep(BaseException):
