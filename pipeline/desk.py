@@ -12,6 +12,7 @@ from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
 from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, minutes, tries_again
 from pipeline.trial import Assignment, Terms, paid, record
+from reid.distributed import check_batch
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
 
@@ -106,26 +107,35 @@ class Desk:
         )
 
     def check_room(self) -> None:
-        """See to it that every trial can run on some machine.
+        """See to it that every trial can run on some machine, by so many processes.
 
         Raises:
-            ParamsError: one line for every share that none has room for.
+            ParamsError: one line for every share that none has room for, or that a batch cannot be dealt out to.
         """
         wanted = {self.share(trial): trial.name for trial in self.agenda.unfinished()[::-1]}
         for run in self.agenda.searches:
             if not run.final:
                 name = run.plan.experiment
                 wanted.setdefault(self.resources.shares.of([name]), f"the trials of {name}")
-        if self.resources.machines.grow:
-            return  # there may be room yet
         have = ", ".join(map(str, self.resources.machines.nodes))
         problems = [
             f"no machine has room for {name}, which asks for {share} (resources in params.yaml): there is {have}"
             for share, name in wanted.items()
-            if not slots(share, self.resources.machines.nodes)
+            if not self.resources.machines.grow and not slots(share, self.resources.machines.nodes)
         ]
-        if problems:
+        if problems := problems + self._uneven():
             raise ParamsError(problems)
+
+    def _uneven(self) -> list[str]:
+        """The trials whose batches their processes cannot share equally, a line for each sampler and share."""
+        found = {(trial.config.recipe.sampler, self.share(trial)): trial.name for trial in self.agenda.unfinished()}
+        problems = []
+        for (sampler, share), name in found.items():
+            try:
+                check_batch(identities=sampler.identities, images=sampler.images, processes=share.processes)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        return problems
 
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
