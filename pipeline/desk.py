@@ -12,6 +12,7 @@ from pipeline.shares import Machines, Room, Share, Shares, slots
 from pipeline.strict import ParamsError
 from pipeline.supervision import Cause, Failure, Interrupts, kernel_kills, last_words, minutes, tries_again
 from pipeline.trial import Assignment, Terms, paid, record
+from reid.distributed import check_batch
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
 
@@ -106,26 +107,35 @@ class Desk:
         )
 
     def check_room(self) -> None:
-        """See to it that every trial can run on some machine.
+        """See to it that every trial can run on some machine, by so many processes.
 
         Raises:
-            ParamsError: one line for every share that none has room for.
+            ParamsError: one line for every share that none has room for, or that a batch cannot be dealt out to.
         """
         wanted = {self.share(trial): trial.name for trial in self.agenda.unfinished()[::-1]}
         for run in self.agenda.searches:
             if not run.final:
                 name = run.plan.experiment
                 wanted.setdefault(self.resources.shares.of([name]), f"the trials of {name}")
-        if self.resources.machines.grow:
-            return  # there may be room yet
         have = ", ".join(map(str, self.resources.machines.nodes))
         problems = [
             f"no machine has room for {name}, which asks for {share} (resources in params.yaml): there is {have}"
             for share, name in wanted.items()
-            if not slots(share, self.resources.machines.nodes)
+            if not self.resources.machines.grow and not slots(share, self.resources.machines.nodes)
         ]
-        if problems:
+        if problems := problems + self._uneven():
             raise ParamsError(problems)
+
+    def _uneven(self) -> list[str]:
+        """The trials whose batches their processes cannot share equally, a line for each sampler and share."""
+        found = {(trial.config.recipe.sampler, self.share(trial)): trial.name for trial in self.agenda.unfinished()}
+        problems = []
+        for (sampler, share), name in found.items():
+            try:
+                check_batch(identities=sampler.identities, images=sampler.images, processes=share.processes)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        return problems
 
     def has_worker(self, key: str) -> None:
         """Its limits count from now on."""
@@ -269,23 +279,25 @@ class _Packing:
     """What there is room for, asked of one trial after the other in the order of the agenda.
 
     For the first one that does not fit, room is kept: what comes after it starts where it takes nothing of that. Where
-    machines may be added, what waits for room is what makes them come: Ray keeps a trial or two waiting. One of several
-    processes asks Ray for room only once it has begun, so it begins where there is some, or all alone.
+    machines may be added, what waits for room is what makes them come: all that may run at a time, or one. A trial of
+    several processes asks for room only once it has begun, so it begins where there is some, or all alone.
     """
 
     def __init__(self, desk: Desk) -> None:
         machines, shares = desk.resources.machines, desk.running()
         self._share, self._kept = desk.share, False
         self._full = machines.concurrent is not None and len(shares) >= machines.concurrent
-        self._grow, self._alone = machines.grow, not shares
-        self._room = Room.of(machines.now())
+        self._room, over = Room.of(machines.now()), False
         for share in shares:
+            over = over or not self._room.holds(share)
             self._room = self._room.without(share)
+        self._alone, self._grow = not shares, machines.grow
+        self._may_wait = machines.grow and (machines.concurrent is not None or not over)
 
     def fits(self, trial: Trial) -> bool:
         """Whether it may start now."""
         share = self._share(trial)
-        waits = self._grow and (share.processes == 1 or self._alone)
+        waits = self._may_wait if share.processes == 1 else self._grow and self._alone
         if self._full or waits or self._room.holds(share):
             return not self._full
         if not self._kept:

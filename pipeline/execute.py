@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -26,9 +27,12 @@ os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "60")
 
 import ray
-from ray import tune
+from ray import ActorID, PlacementGroupID, tune
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline import cluster, scratch
 from pipeline.agenda import Agenda
@@ -40,6 +44,7 @@ from pipeline.trial import Assignment, failure, run
 
 _OF_WORKERS = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")  # which a cluster's do not inherit
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray: images are memory-mapped, results are files
+_DYING_SECONDS = 60.0
 
 Work = Callable[[Assignment, Callable[[dict[str, float]], None]], None]
 
@@ -157,7 +162,7 @@ def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
             if assignment.share.processes > 1:
                 from pipeline import multiprocess  # slow to import, and needed for few trials
 
-                multiprocess.run(assignment)
+                multiprocess.run(assignment, tune.report)
                 return
             claim(cpus=assignment.share.cpus, gpus=assignment.share.gpus)
             tune.report({"ready": True})
@@ -233,9 +238,12 @@ class _Ear(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self._left_behind_until = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         stopped = self.desk.interrupts.stopped
+        if time.monotonic() < self._left_behind_until:
+            _give_back()
         for trial in trials:
             if trial.status == "RUNNING" and (stopped or self.desk.overdue(_key(trial))):
                 ray.kill(trial.temporary_state.ray_actor)
@@ -257,8 +265,29 @@ class _Ear(tune.Callback):  # type: ignore[misc]
             self.desk.shunned.add(name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._over(trial)
         self.desk.completed(_key(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._over(trial)
         written = trial.error_file
         self.desk.broke(_key(trial), Path(written).read_text() if written and Path(written).exists() else "")
+
+    def _over(self, trial: Any) -> None:
+        """The processes of a trial take a moment to die."""
+        if trial.config["assignment"].share.processes > 1:
+            self._left_behind_until = time.monotonic() + _DYING_SECONDS
+
+
+def _give_back() -> None:
+    """Give back what Ray Train had set aside for processes and holds beyond its own death.
+
+    Ray does so when the actor that asked and the driver are dead, Ray Train's own cleaner where there is a dashboard.
+    """
+    for text in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(text)
+        of_an_actor = not ActorID(
+            group.creator_actor_id
+        ).is_nil()  # Tune's own are not, and count as if theirs were dead
+        if of_an_actor and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))

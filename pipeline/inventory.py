@@ -1,13 +1,12 @@
 """Statistics of data sets: counted in what was prepared, beside what the papers print of them."""
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 
 import pandas as pd
 
 from pipeline.published import PublishedTable
 from pipeline.results import Experiment
-from pipeline.tables import MINUS, Cell, Group, Kind, Row, Table
+from pipeline.tables import Cell, Group, Kind, Row, Table, difference, printed_cell
 
 _TITLE = "Counts"
 _TRAIN, _QUERY, _GALLERY = ["train"], ["query", "test"], ["gallery", "test"]
@@ -79,27 +78,7 @@ def _cells(
     if printed is None:
         return tuple(ours)
     shown = name in experiment.published_datasets
-    theirs = [_published(printed if shown else None, name, metric) for metric in experiment.metrics]
-    gaps = [_difference(one, other) for one, other in zip(ours, theirs, strict=True)]
+    found = [printed.count(dataset=name, metric=metric) if shown else None for metric in experiment.metrics]
+    theirs = [printed_cell(number, lacking="not printed") for number in found]
+    gaps = [difference(one, other, step="1") for one, other in zip(ours, theirs, strict=True)]
     return (*ours, *theirs, *gaps)
-
-
-def _published(printed: PublishedTable | None, name: str, metric: str) -> Cell:
-    number = printed.count(dataset=name, metric=metric) if printed else None
-    if number is None:
-        return Cell(kind="published", reason="not printed")
-    return Cell(
-        kind="published",
-        value=float(number.mean),
-        text=number.mean,
-        reason=number.note,
-        doubtful=number.doubtful,
-    )
-
-
-def _difference(ours: Cell, published: Cell) -> Cell:
-    if ours.value is None or published.value is None:
-        return Cell(kind="difference")
-    gap = Decimal(ours.text) - Decimal(published.text)
-    sign = "+" if gap > 0 else MINUS if gap < 0 else ""
-    return Cell(kind="difference", value=float(gap), text=f"{sign}{abs(gap)}")

@@ -28,7 +28,7 @@ from types import FrameType
 _LAST_WORDS = "last_words.txt"
 _LOCK, _LOCK_SECONDS = "attempt.lock", 60.0  # the worker of a killed sweep dies within seconds
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MARK = "REID_SWEEP"
+MARK = "REID_SWEEP"
 _KEEP_ENVIRONMENT = "SPT_NOENV"  # Ray's processes write their titles over the environment else, and over the mark
 _MOURNER = """
 import os, signal, sys, time
@@ -260,14 +260,14 @@ def mourned() -> Iterator[None]:
     A small process waits for the end of this one, however that comes, and kills what inherited a mark from it. Where
     the system has no /proc nothing is done.
     """
-    mark = f"{_MARK}={uuid.uuid4().hex}"
+    mark = f"{MARK}={uuid.uuid4().hex}"
     command = [sys.executable, "-S", "-c", _MOURNER, mark]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # Ctrl-C is not for it
-        os.environ |= {_MARK: mark.partition("=")[2], _KEEP_ENVIRONMENT: "1"}
+        os.environ |= {MARK: mark.partition("=")[2], _KEEP_ENVIRONMENT: "1"}
         try:
             yield
         finally:
-            for name in (_MARK, _KEEP_ENVIRONMENT):
+            for name in (MARK, _KEEP_ENVIRONMENT):
                 os.environ.pop(name, None)
 
 

@@ -189,5 +189,5 @@ def _verdict(agenda: Agenda) -> int:
 def _by_kind(failures: dict[str, str]) -> str:
     """`3 failed (2 timeout, 1 diverged)`: a reason begins with its kind."""
     kinds = Counter(reason.partition(":")[0] for reason in failures.values())
-    said = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)))
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
     return f"{len(failures)} failed" + (f" ({said})" if said else "")

@@ -291,7 +291,9 @@ def _row(entry: RowEntry, groups: Sequence[Group], panels: Sequence[Panel], prin
         if group.kind == "published":
             return _published(printed, method, group.title, metric)
         ours = _ours(entry, own.get(group.dataset), metric)
-        return ours if group.kind == "ours" else _difference(ours, _published(printed, method, group.title, metric))
+        if group.kind == "ours":
+            return ours
+        return difference(ours, _published(printed, method, group.title, metric), step="0.1")
 
     return Row(
         label=entry.label,
@@ -327,8 +329,13 @@ def lacking(panel: Panel, metric: str) -> list[str]:
 
 def _published(printed: PublishedTable | None, method: str, dataset: str, metric: str) -> Cell:
     number = printed.find(method=method, dataset=dataset, metric=metric) if printed and method else None
+    return printed_cell(number, lacking="the paper prints a dash" if method else "no published counterpart")
+
+
+def printed_cell(number: Printed | None, *, lacking: str) -> Cell:
+    """A number that a paper prints; `lacking` says why there is a dash where it prints none."""
     if number is None:
-        return Cell(kind="published", reason="the paper prints a dash" if method else "no published counterpart")
+        return Cell(kind="published", reason=lacking)
     return Cell(
         kind="published",
         value=float(number.mean),
@@ -339,13 +346,13 @@ def _published(printed: PublishedTable | None, method: str, dataset: str, metric
     )
 
 
-def _difference(ours: Cell, published: Cell) -> Cell:
-    """Ours minus published, of the numbers as they are printed, so that a reader can check it."""
+def difference(ours: Cell, published: Cell, *, step: str) -> Cell:
+    """Ours minus published, of the numbers as they are printed, so that a reader can check it; in such steps."""
     if ours.value is None or published.value is None:
         return Cell(kind="difference")
-    points = (Decimal(ours.text) - Decimal(published.text)).quantize(Decimal("0.1"))
-    sign = "+" if points > 0 else MINUS if points < 0 else ""
-    return Cell(kind="difference", value=float(points), text=f"{sign}{abs(points)}")
+    gap = (Decimal(ours.text) - Decimal(published.text)).quantize(Decimal(step))
+    sign = "+" if gap > 0 else MINUS if gap < 0 else ""
+    return Cell(kind="difference", value=float(gap), text=f"{sign}{abs(gap)}")
 
 
 def _marked(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ...]:

@@ -2,9 +2,11 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pipeline import addresses
 from tests.services import BUCKET, s3
 
 
@@ -20,3 +22,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bucket(s3_server: str) -> str:
     """A URL that nothing is below yet."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them, to copy: making one takes seconds."""
+    from mlflow import MlflowClient
+
+    root = tmp_path_factory.mktemp("schema")
+    MlflowClient(addresses.store_uri(None, root)).search_experiments()
+    return root / "mlflow.db"

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,7 +19,8 @@ from pipeline.plan import Plan, Trial, make_trial
 from pipeline.shares import Machines, Share, Shares
 from pipeline.staging import InPlace
 from pipeline.store import TrialStore
-from pipeline.supervision import Interrupts
+from pipeline.strict import ParamsError
+from pipeline.supervision import MARK, Interrupts
 from pipeline.trial import Terms
 from reid import methods
 from reid.config import Optimiser, Recipe, Sampler, Schedule, TrialConfig
@@ -52,17 +54,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trial(seed: int = 0, *, recipe: Recipe = RECIPE) -> Trial:
-    config = TrialConfig(method="bdb", model=methods.config("bdb"), recipe=recipe, seed=seed)
+def trial(seed: int = 0, *, recipe: Recipe = RECIPE, evaluate_on: Literal["val", "test"] = "test") -> Trial:
+    model = methods.config("bdb")
+    config = TrialConfig(method="bdb", model=model, recipe=recipe, seed=seed, evaluate_on=evaluate_on)
     return make_trial(config, "synthetic", {"test": "t", "val": "v"})
 
 
 def sweep(
-    trials: list[Trial], store: TrialStore, data: Path, *, processes: int, trial_seconds: float | None = None
+    trials: list[Trial],
+    store: TrialStore,
+    data: Path,
+    *,
+    processes: int,
+    trial_seconds: float | None = None,
+    kind: type[Agenda] = Agenda,
 ) -> Agenda:
     from pipeline import execute
 
-    agenda = Agenda(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
+    agenda = kind(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
     resources = Resources(
         terms=Terms(store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
         shares=Shares(Share(cpus=1, gpus=0.0, processes=processes), {}),
@@ -135,14 +144,44 @@ def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, d
     assert store.failure(diverges.key)["reason"].startswith("diverged: the loss is")
     assert [line.get("outcome") for line in attempts(store, diverges)] == [None, "failed"]
     sweep([late], store, data, processes=2, trial_seconds=20)
-    assert store.failure(late.key)["reason"].startswith("timeout: an attempt may take")
+    assert store.failure(late.key)["reason"].startswith("timeout: ")
+
+
+class Pruning(Agenda):
+    """Stops what would train for long."""
+
+    def goes_on(self, key: str, epoch: int) -> bool:
+        return epoch < 2 or self.declared[key].config.recipe.schedule.epochs < 3
+
+
+def test_a_trial_that_is_stopped_early_gives_its_processes_back(ray_session: None, data: Path, tmp_path: Path) -> None:
+    sampler, schedule = Sampler(identities=3, images=2), RECIPE.schedule
+    recipe = replace(RECIPE, sampler=sampler, schedule=replace(schedule, epochs=100_000))
+    stopped = trial(recipe=recipe, evaluate_on="val")
+    whole = trial(1, recipe=replace(recipe, schedule=schedule), evaluate_on="val")
+    store = TrialStore(tmp_path / "trials")
+    assert sweep([stopped, whole], store, data, processes=2, kind=Pruning).complete()
+    assert [store.result(item.key)["status"] for item in (stopped, whole)] == ["pruned", "done"]
+    deadline = time.monotonic() + 60
+    while train_workers() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert train_workers() == []
+
+
+def test_batches_that_cannot_be_shared_stop_the_sweep_before_it_starts(
+    ray_session: None, data: Path, tmp_path: Path
+) -> None:
+    uneven = trial(recipe=replace(RECIPE, sampler=Sampler(identities=3, images=3)))
+    with pytest.raises(ParamsError, match=r"a batch of 3 x 3 images .* cannot be shared equally by 2 processes"):
+        sweep([uneven], TrialStore(tmp_path / "trials"), data, processes=2)
+    assert not any(tmp_path.iterdir())
 
 
 def train_workers() -> list[int]:
-    """The processes that Ray Train has started."""
-    found = []
-    for folder in Path("/proc").iterdir():
+    """The processes that Ray Train has started in this session."""
+    mark, found = f"{MARK}={os.environ[MARK]}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if folder.name.isdigit() and b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+            if b"RayTrainWorker" in (folder / "cmdline").read_bytes() and mark in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
     return found

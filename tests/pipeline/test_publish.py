@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mlflow import MlflowClient
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from pipeline import addresses, network, publish, tracking
+from pipeline import network, publish, tracking
 from pipeline.agenda import Agenda
 from pipeline.experiments import Experiment, Row
 from pipeline.networks import Networks
@@ -167,13 +166,6 @@ def test_a_network_of_other_code_says_so(trained: tuple[Path, Trial], tmp_path: 
 
 
 # --- in MLflow ---
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("schema")
-    MlflowClient(addresses.store_uri(None, root)).search_experiments()
-    return root / "mlflow.db"
 
 
 @pytest.fixture

@@ -16,19 +16,11 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import addresses, cli, reconcile, tracking, view
+from pipeline import cli, reconcile, tracking, view
 from pipeline.reconcile import Outcome
 from pipeline.tracking import Mirror
 from tests.pipeline.tracking_bench import Bench, line, make_trial, result, sweep
 from tests.services import free_port
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making one takes seconds."""
-    root = tmp_path_factory.mktemp("schema")
-    MlflowClient(addresses.store_uri(None, root)).search_experiments()
-    return root / "mlflow.db"
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipeline import addresses, background, tracking
@@ -23,14 +22,6 @@ from reid.config import flatten, to_dict
 from reid.data.dataset import ReidData
 from tests.pipeline.tracking_bench import METRICS, START, Bench, line, make_trial, result, sweep
 from tests.services import free_port
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making one takes seconds."""
-    root = tmp_path_factory.mktemp("schema")
-    MlflowClient(addresses.store_uri(None, root)).search_experiments()
-    return root / "mlflow.db"
 
 
 @pytest.fixture
