@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.tables import DASH, Comparison, Group, Panel, Table
+from pipeline.words import counted
 from reid.config import flatten
 
 
@@ -44,9 +45,8 @@ def notes(table: Table) -> list[str]:
         for group in table.groups
         if group.not_comparable
     ]
-    statistics = table.experiment.kind == "statistics"
-    if any(group.kind == "difference" for group in table.groups) and not statistics:
-        found.append("Difference: ours minus published, in points.")
+    if any(group.kind == "difference" for group in table.groups):
+        found.append(f"Difference: ours minus published{', in points' * (table.experiment.kind != 'statistics')}.")
     withdrawn = dict.fromkeys(notice for group in table.groups for notice in group.withdrawn)
     return [*found, *_significance(table), *withdrawn, *_lacking(table), *_doubts(table)]
 
@@ -88,8 +88,9 @@ def _claim(reference: str, tested: Sequence[Comparison]) -> str:
     marks = " or ".join(["▲ ▼"] * methods + ["△ ▽"] * networks)
     none = "" if any(one.significant for one in tested) else " No row is."
     said = [
-        f"{marks}: above or below {reference}, significant at 5 % by Holm's correction over the {len(tested)} "
-        f"comparisons of this table.{none} Compared are the values of the same queries, identities drawn anew."
+        f"{marks}: above or below {reference}, significant at 5 % by Holm's correction over the "
+        f"{counted(len(tested), 'comparison')} of this table.{none} Compared are the values of the same queries, "
+        "identities drawn anew."
     ]
     said += ["▲ ▼ speak of the methods: the seeds' own spread is in them."] * methods
     said += ["△ ▽ have one seed: they speak of these trained networks and say nothing of the methods."] * networks
@@ -138,8 +139,8 @@ def _source(table: Table) -> list[tuple[str, str]]:
         return []
     if table.experiment.kind == "statistics":
         return [("Published", "; ".join(table.printed.sources))]
-    protocols = dict.fromkeys(protocol for title in shown for protocol in table.printed.protocols(title))
-    return [("Published", f"{'; '.join(table.printed.sources)} ({'; '.join(protocols)})")]
+    protocols = dict.fromkeys(protocol for title in shown for protocol in table.printed.protocols(title) if protocol)
+    return [("Published", "; ".join(table.printed.sources) + (f" ({'; '.join(protocols)})" if protocols else ""))]
 
 
 def _spread(values: Iterable[tuple[str, str]]) -> str:

@@ -8,14 +8,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline import compared_figures
+from pipeline import compared_figures, metrics
 from pipeline.compared_figures import Slope, Spot
 from pipeline.figures import Drawing, file_stem
 from pipeline.tables import MINUS, Cell, Comparison, Group, Panel, Row, Table
 
 METRIC = "mAP"
 TIME, SIZE = "inference_ms_per_image", "params_million"
-_COSTS = {TIME: "ms per image", SIZE: "million parameters"}
+_COSTS = (TIME, SIZE)
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,7 @@ def drawings(table: Table) -> Iterator[Drawing]:
     """Accuracy against each cost that was measured, on each data set; and the data sets side by side."""
     found = entries(table)
     for group, rows in found.items():
-        for cost, words in _COSTS.items():
-            spots = [
-                Spot(label=row.label, x=row.costs[cost], y=row.value, std=float(row.cell.std) if row.cell.std else None)
-                for row in rows
-                if cost in row.costs
-            ]
-            if spots:
-                svg = compared_figures.scatter(spots, x_title=words, y_title=f"{METRIC} on {group.title}, percent")
-                lacking = [row.label for row in rows if cost not in row.costs]
-                caption = f"Bar: ± standard deviation. {_where(rows) if cost == TIME else ''}{_absent(words, lacking)}"
-                yield Drawing(
-                    name=file_stem(f"{table.experiment.name}-{group.dataset}-{cost}"), svg=svg, caption=caption.strip()
-                )
+        yield from (drawn for cost in _COSTS if (drawn := _scatter(table, group, rows, cost)))
     if len(found) > 1:
         labels = dict.fromkeys(row.label for rows in found.values() for row in rows)
         values = [{row.label: row.value for row in rows} for rows in found.values()]
@@ -77,6 +65,22 @@ def drawings(table: Table) -> Iterator[Drawing]:
         svg = compared_figures.slopes(slopes, [group.title for group in found], y_title=f"{METRIC}, percent")
         caption = "Means over the seeds. Lines cross where the order of two methods is another on the next data set."
         yield Drawing(name=file_stem(f"{table.experiment.name}-datasets"), svg=svg, caption=caption)
+
+
+def _scatter(table: Table, group: Group, rows: Sequence[Entry], cost: str) -> Drawing | None:
+    """Accuracy against one cost; None where no row has it."""
+    spots = [
+        Spot(label=row.label, x=row.costs[cost], y=row.value, std=float(row.cell.std) if row.cell.std else None)
+        for row in rows
+        if cost in row.costs
+    ]
+    if not spots:
+        return None
+    title = metrics.words(cost)
+    svg = compared_figures.scatter(spots, x_title=title, y_title=f"{METRIC} on {group.title}, percent")
+    absent = _absent(title, [row.label for row in rows if cost not in row.costs])
+    caption = f"Bar: ± standard deviation. {_where(rows) if cost == TIME else ''}{absent}".strip()
+    return Drawing(name=file_stem(f"{table.experiment.name}-{group.dataset}-{cost}"), svg=svg, caption=caption)
 
 
 def words(table: Table) -> tuple[str, ...]:

@@ -13,13 +13,12 @@ from xml.sax.saxutils import escape, quoteattr
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.canvas import one_line
+from pipeline.canvas import extent, one_line
 
 _GAP, _GROUP_GAP, _LINE_GAP, _COLUMN_GAP, _EDGE = 6, 14, 22, 34, 4
 _WIDE = 1080  # that lines beside each other may take
 _HEADING, _LABEL, _CAPTION = 20, 16, 15  # heights of lines of text
 _SIZES = {"heading": 13, "label": 12, "caption": 10}
-_LETTER = 0.62  # a letter's width, at most, as a share of its size
 _COLOURS = {True: ("#1a7f37", "var(--right, #1a7f37)"), False: ("#c62828", "var(--wrong, #c62828)")}
 _MARKS = {True: " ✓", False: " ✗", None: ""}
 _SCALE = 2  # of the PNG's words and frames, so that they are sharp
@@ -125,22 +124,28 @@ def _line(line: Line) -> tuple[list[_Word | _Box], float, float]:
     if line.heading:
         things.append(_Word(x=_EDGE, y=_HEADING - 6, text=line.heading, style="heading"))
     top = _HEADING * bool(line.heading) + _LABEL
-    width, x = len(line.heading) * _LETTER * _SIZES["heading"], float(_EDGE)
+    width, x = extent(line.heading, _SIZES["heading"]), float(_EDGE)
     for label, frames in line.groups:
         things.append(_Word(x=x, y=top - 4, text=label, style="label"))
         right = x
         for frame in frames:
-            things += _placed(frame, right, top)
-            right += frame.size[0] + _GAP
-        width = max(width, right - _GAP, x + len(label) * _LETTER * _SIZES["label"])
-        x = max(right - _GAP, x + len(label) * _LETTER * _SIZES["label"]) + _GROUP_GAP
+            slot = max(frame.size[0], extent(_caption(frame), _SIZES["caption"]))
+            things += _placed(frame, right + (slot - frame.size[0]) / 2, top)
+            right += slot + _GAP
+        x = max(right - _GAP, x + extent(label, _SIZES["label"]))
+        width = max(width, x)
+        x += _GROUP_GAP
     return things, width + _EDGE, top + max(frame.size[1] for _, frames in line.groups for frame in frames) + _CAPTION
 
 
 def _placed(frame: Frame, x: float, y: float) -> Iterator[_Word | _Box]:
     yield _Box(x=x, y=y, frame=frame)
-    text = frame.caption + _MARKS[frame.right]
-    yield _Word(x=x + frame.size[0] / 2, y=y + frame.size[1] + _CAPTION - 4, text=text, style="caption", middle=True)
+    below, text = y + frame.size[1] + _CAPTION - 4, _caption(frame)
+    yield _Word(x=x + frame.size[0] / 2, y=below, text=text, style="caption", middle=True)
+
+
+def _caption(frame: Frame) -> str:
+    return frame.caption + _MARKS[frame.right]
 
 
 def _defined(content: bytes, key: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from pipeline.published import PublishedTable
+from pipeline.published import Printed, PublishedTable
 from pipeline.results import Experiment
 from pipeline.tables import Cell, Group, Kind, Row, Table, difference, printed_cell
 
@@ -57,28 +57,35 @@ def table(experiment: Experiment, *, datasets: Mapping[str, str], printed: Publi
     """
     found = {datasets[key]: numbers for key, numbers in (experiment.counts or {}).items()}
     others = [name for name in experiment.published_datasets if name not in found]
-    kinds: tuple[Kind, ...] = ("ours", "published", "difference") if printed else ("ours",)
+    shared = printed is not None and not found.keys().isdisjoint(experiment.published_datasets)
+    every: tuple[Kind, ...] = ("ours", "published", "difference")
+    kinds = every[: 1 + (printed is not None) + shared]
     groups = [Group(kind=kind, dataset="", title=_TITLE, metrics=tuple(experiment.metrics)) for kind in kinds]
     rows = [
-        Row(label=name, ours=name in found, reference="", cells=_cells(experiment, found.get(name, {}), name, printed))
+        Row(
+            label=name,
+            ours=name in found,
+            reference="",
+            cells=tuple(
+                _cell(group.kind, found.get(name, {}).get(metric), _printed(experiment, printed, name, metric))
+                for group in groups
+                for metric in group.metrics
+            ),
+        )
         for name in (*found, *others)
     ]
     return Table(experiment=experiment, groups=tuple(groups), rows=tuple(rows), panels=(), warnings=(), printed=printed)
 
 
-def _cells(
-    experiment: Experiment, numbers: Mapping[str, int], name: str, printed: PublishedTable | None
-) -> tuple[Cell, ...]:
-    ours = [
-        Cell(kind="ours", value=numbers[metric], text=str(numbers[metric]))
-        if metric in numbers
-        else Cell(kind="ours", reason="not prepared here")
-        for metric in experiment.metrics
-    ]
-    if printed is None:
-        return tuple(ours)
-    shown = name in experiment.published_datasets
-    found = [printed.count(dataset=name, metric=metric) if shown else None for metric in experiment.metrics]
-    theirs = [printed_cell(number, lacking="not printed") for number in found]
-    gaps = [difference(one, other, step="1") for one, other in zip(ours, theirs, strict=True)]
-    return (*ours, *theirs, *gaps)
+def _printed(experiment: Experiment, printed: PublishedTable | None, name: str, metric: str) -> Printed | None:
+    if printed is None or name not in experiment.published_datasets:
+        return None
+    return printed.count(dataset=name, metric=metric)
+
+
+def _cell(kind: Kind, counted: int | None, theirs: Printed | None) -> Cell:
+    ours = Cell(kind="ours", value=counted, text=str(counted))
+    if counted is None:
+        ours = Cell(kind="ours", reason="not prepared here")
+    published = printed_cell(theirs, lacking="not printed")
+    return {"ours": ours, "published": published, "difference": difference(ours, published, step="1")}[kind]

@@ -54,6 +54,18 @@ RECORDED = {
 }
 
 
+_WORDS = {
+    "params_million": "million parameters",
+    "multiply_adds_billion": "billion multiply-adds",
+    "inference_ms_per_image": "ms per image",
+}
+
+
+def words(metric: str) -> str:
+    """What a column is called in print."""
+    return _WORDS.get(metric, metric.replace("_", " "))
+
+
 def shown(metric: str, value: float) -> float:
     """A stored value in the unit that is printed: scores in percent."""
     return 100 * value if metric in SCORES else value

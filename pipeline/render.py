@@ -23,7 +23,7 @@ from pipeline.captions import heading
 from pipeline.evidence import Evidence
 from pipeline.figures import Drawing, file_stem
 from pipeline.links import run_url
-from pipeline.metrics import COSTS, printed, shown
+from pipeline.metrics import COSTS, SCORES, printed, shown, words
 from pipeline.pictures import Album, Plate
 from pipeline.results import Run
 from pipeline.search_report import SearchReport, objective_scale, objective_words
@@ -33,7 +33,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _CSV = ("experiment", "row", "kind", "dataset", "metric", "value", "std", "n", "declared", "mark", "reason", "trials")
 _CSV_COMPARISON = ("reference", "difference", "low", "high", "p", "p_holm", "significant", "claim", "untested")
 _LEGEND = "Ours: mean ± sample standard deviation (n seeds), in percent; best bold, second underlined."
-_COUNTED = "Ours: counted in the prepared data. Difference: ours minus published."
+_MEASURED = "Ours: mean ± sample standard deviation (n seeds)."
+_COUNTED = "Ours: counted in the prepared data."
 
 
 class Finished(str):
@@ -128,6 +129,7 @@ def html(page: Page) -> str:
         complete=captions.complete,
         comparison=captions.comparison_words,
         plain=captions.plain,
+        words=words,
         stored=lambda value, metric: printed(metric, shown(metric, value)) if metric in COSTS else f"{100 * value:.2f}",
     )
     env.filters.update(figure=Markup, markdown=markdown, latex=latex)
@@ -148,9 +150,15 @@ def _context(table: Table) -> dict[str, Any]:
         "notes": captions.notes(table),
         "summary": captions.summary(table),
         "title": captions.title(table),
-        "legend": _COUNTED if table.experiment.kind == "statistics" else _LEGEND,
+        "legend": _legend(table),
         "first": "Data set" if table.experiment.kind == "statistics" else "Method",
     }
+
+
+def _legend(table: Table) -> str:
+    if table.experiment.kind == "statistics":
+        return _COUNTED
+    return _LEGEND if {*table.experiment.metrics} & {*SCORES} else _MEASURED
 
 
 def _environment(**options: Any) -> jinja2.Environment:
@@ -175,7 +183,7 @@ def _text(template: str, escape: Callable[[str], str]) -> jinja2.Template:
         comment_start_string="<#",
         comment_end_string="#>",
     )
-    env.filters.update(cell=_latex_cell, heading=heading, spans=_latex_spans, finished=Finished)
+    env.filters.update(words=words, cell=_latex_cell, heading=heading, spans=_latex_spans, finished=Finished)
     return env.get_template(template)
 
 
@@ -210,7 +218,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _markdown_lines(table: Table) -> list[Finished]:
-    heads = [f"{escape_markdown(heading(group))}: {escape_markdown(metric)}" for group, metric in table.columns()]
+    heads = [escape_markdown(f"{heading(group)}: {words(metric)}") for group, metric in table.columns()]
     rows = [[escape_markdown(row.label), *map(_markdown_cell, row.cells)] for row in table.rows]
     grid = [["", *heads], *rows]
     widths = [max(len(line[place]) for line in grid) for place in range(len(grid[0]))]
