@@ -159,7 +159,7 @@ def limit(root: Path, hours: float) -> None:
 
 def outlook(root: Path) -> outline.Outlook:
     params = load(root / "params.yaml")
-    return outline.look(root, params, TrialStore(root / params.sweep.store))
+    return outline.look(root, params, TrialStore(root / params.sweep.store), None)
 
 
 def test_a_refused_sweep_starts_nothing(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
