@@ -96,6 +96,9 @@ def execute(
         with interrupts.heeded(drain=agenda.close), suppress(_StoppedError):
             tuner.fit()
         desk.leave()
+        deadline = time.monotonic() + _DYING_SECONDS
+        while not interrupts.stopped and _give_back() and time.monotonic() < deadline:
+            time.sleep(0.2)
     finally:
         scratch.clear(store)
     if desk.problem:
@@ -279,15 +282,19 @@ class _Ear(tune.Callback):  # type: ignore[misc]
             self._left_behind_until = time.monotonic() + _DYING_SECONDS
 
 
-def _give_back() -> None:
-    """Give back what Ray Train had set aside for processes and holds beyond its own death.
+def _give_back() -> bool:
+    """Give back what Ray Train had set aside for processes and holds beyond its own death; whether it holds any still.
 
     Ray does so when the actor that asked and the driver are dead, Ray Train's own cleaner where there is a dashboard.
     """
+    holds, job = False, ray.get_runtime_context().get_job_id()
     for text in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(text)
         of_an_actor = not ActorID(
             group.creator_actor_id
         ).is_nil()  # Tune's own are not, and count as if theirs were dead
-        if of_an_actor and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+        ours = of_an_actor and group.creator_job_id.hex() == job and group.state != PlacementGroupTableData.REMOVED
+        if ours and group.creator_actor_dead:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+        holds |= ours
+    return holds

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import gc, locks, retry, status, sweep
+from pipeline import gc, locks, outline, retry, status
 from pipeline.agenda import Agenda
 from pipeline.desk import Desk, Resources
 from pipeline.objects import Objects, Version
 from pipeline.plan import Plan, Trial
 from pipeline.remote import RemoteStore, TakenOverError, store_at
+from pipeline.shares import Machines, Node, Share, Shares
 from pipeline.staging import InPlace
 from pipeline.store import TrialStore
 from pipeline.supervision import Cause, Interrupts
-from pipeline.trial import Assignment, failure
+from pipeline.trial import Assignment, Terms, failure
 from tests.chaos import fake
 from tests.pipeline.fake_store import done, trial
 from tests.services import ROOT, Switch, switched
@@ -262,13 +263,15 @@ def test_a_store_travels_to_a_worker_whose_home_is_another(
 # Machines that train
 
 
+SHARE = Share(cpus=1, gpus=0.0, processes=1)
+
+
 def assignment(store: TrialStore, key: str) -> Assignment:
     return Assignment(
         key=key,
         store=store,
         data=InPlace(store.root),
-        cpus=1,
-        gpus=0,
+        share=SHARE,
         state_epochs=2,
         trial_seconds=None,
         silent_seconds=None,
@@ -460,7 +463,9 @@ fake.write_acts(store.root, {trials[1].key: [act]}, seconds=0.01)
 with Interrupts(sweep.UNFINISHED) as interrupts, locks.alone_at(folder, store):
     agenda = Agenda(Plan(experiments=(), trials={one.key: one for one in trials}, searches=()), store)
     with execute.session(cpus=2):
-        execute.execute(agenda, dataclasses.replace(resources(folder), store=store), [], interrupts, fake.work)
+        usual = resources(folder)
+        asked = dataclasses.replace(usual, terms=dataclasses.replace(usual.terms, store=store))
+        execute.execute(agenda, asked, [], interrupts, fake.work)
     sys.exit(sweep._verdict(agenda))
 """
 
@@ -516,7 +521,7 @@ def test_status_and_retry_look_at_the_url(
 def test_gc_deletes_at_the_url(checkout: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, gone = trial(1), trial(2)
     plan = Plan(experiments=(), trials={kept.key: kept}, searches=())
-    monkeypatch.setattr(sweep, "declared", lambda root, params: plan)
+    monkeypatch.setattr(outline, "declared", lambda root, params: plan)
     elsewhere = machine(bucket, tmp_path / "elsewhere")
     for one in (kept, gone):
         elsewhere.open(one)
@@ -564,8 +569,9 @@ def test_a_worker_that_ended_at_its_limit_on_another_machine_had_run_out_of_time
     one, clock, store = trial(1), _Clock(), machine(f"memory://{tmp_path.name}", tmp_path)
     monkeypatch.setattr("pipeline.desk.time.monotonic", lambda: clock.now)
     agenda = Agenda(Plan(experiments=(), trials={one.key: one}, searches=()), store)
-    limits = {"trial_seconds": None, "silent_seconds": 120.0, "max_failures": 0}
-    resources = Resources(store=store, data=InPlace(tmp_path), cpus=1, gpus=0, state_epochs=1, concurrent=1, **limits)  # type: ignore[arg-type]
+    terms = Terms(store=store, data=InPlace(tmp_path), state_epochs=1, trial_seconds=None, silent_seconds=120.0)
+    machines = Machines([Node(1, 0)], concurrent=1)
+    resources = Resources(terms=terms, shares=Shares(SHARE, {}), machines=machines, max_failures=0)
     desk = Desk(agenda, resources, [], Interrupts(exit_code=3))
     assert desk.start() is one
     desk.reported(one.key, {"ready": True})
