@@ -17,6 +17,7 @@ from reid.config import Augment
 from reid.data.augment import augment
 from reid.distributed import check_batch
 from reid.parts.drop import BatchDropBlock, DropBlock, Dropout
+from tests.conftest import takes_minutes
 from tests.reid import several
 
 # Of the largest number of its kind. Updates magnify rounding, powers of a map's values most of all.
@@ -66,7 +67,13 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "size"), [(c, 2) for c in several.CASES] + [(c, 4) for c in several.CASES_OF_FOUR])
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        *((case, 2) for case in several.CASES),
+        *(pytest.param(case, 4, marks=takes_minutes) for case in several.CASES_OF_FOUR),
+    ],
+)
 def test_losses_gradients_and_statistics_are_those_of_one_process(
     case: several.Case, size: int, one: Path, request: pytest.FixtureRequest
 ) -> None:
