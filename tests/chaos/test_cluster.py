@@ -27,9 +27,9 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+def two() -> Iterator[Machines]:
     """Two machines with the code that is tested."""
-    with machines(tmp_path_factory.mktemp("home")) as found:
+    with machines() as found:
         found.start_head(ROOT)
         found.join(3, ROOT)
         yield found
