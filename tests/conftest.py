@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FULL = os.environ.get("REID_CHAOS") == "full"
+takes_minutes = pytest.mark.skipif(not FULL, reason="takes minutes; REID_CHAOS=full pytest runs it")
 COPIED = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline", "reid", "reports/published")
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,23 +94,23 @@ class Machines:
 
 
 @contextlib.contextmanager
-def machines(home: Path) -> Iterator[Machines]:
-    """A cluster to be, with its token; nothing is left of it."""
+def machines() -> Iterator[Machines]:
+    """A cluster to be, with its token; nothing is left of it. Its home's path is short: sockets lie in it."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.2", 0))
         except OSError as error:
             pytest.skip(f"no second loopback address for a second machine: {error}")
-    found = Machines(home)
-    environment = found.environment(home)
-    command = [str(BIN / "ray"), "get-auth-token", "--generate"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    (home / ".ray" / "auth_token").chmod(0o600)
-    try:
-        yield found
-    finally:
-        for address in sorted(found.running, reverse=True):
-            found.stop(int(address.rpartition(".")[2]))
-        for process in found.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    with tempfile.TemporaryDirectory(prefix="reid", dir="/tmp", ignore_cleanup_errors=True) as home:
+        found = Machines(Path(home))
+        command = [str(BIN / "ray"), "get-auth-token", "--generate"]
+        subprocess.run(command, env=found.environment(found.home), check=True, capture_output=True)
+        (found.home / ".ray" / "auth_token").chmod(0o600)
+        try:
+            yield found
+        finally:
+            for address in sorted(found.running, reverse=True):
+                found.stop(int(address.rpartition(".")[2]))
+            for process in found.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)

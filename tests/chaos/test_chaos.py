@@ -25,11 +25,12 @@ from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from tests.chaos import fake
 from tests.chaos.sweep import resources
+from tests.conftest import FULL
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-KILLS = 20 if os.environ.get("REID_CHAOS") == "full" else 2
+KILLS = 20 if FULL else 2
 COUNT = 24
 
 Act = dict[str, Any]

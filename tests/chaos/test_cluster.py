@@ -19,7 +19,7 @@ import pytest
 from pipeline.store import TrialStore
 from tests.chaos import fake
 from tests.chaos.nodes import BIN, Machines, machines
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Project, takes_minutes
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,9 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+def two() -> Iterator[Machines]:
     """Two machines with the code that is tested."""
-    with machines(tmp_path_factory.mktemp("home")) as found:
+    with machines() as found:
         found.start_head(ROOT)
         found.join(3, ROOT)
         yield found
@@ -176,6 +176,7 @@ def test_another_version_of_python_is_one_line(two: Machines, project: Project) 
     assert command(two, project, "plan", "--address", two.head).returncode == 0
 
 
+@takes_minutes
 def test_a_job_trains_on_the_cluster_and_stops_within_20_seconds(two: Machines, project: Project) -> None:
     planned = json.loads(command(two, project, "plan", "--json", "--address", two.head).stdout)
     assert (planned["to_run"], planned["concurrent"]) == (5, 2)
@@ -222,6 +223,7 @@ def test_a_job_trains_on_the_cluster_and_stops_within_20_seconds(two: Machines, 
     assert not list(store.root.glob(".cluster-*"))
 
 
+@takes_minutes
 def test_a_killed_driver_unfit_machines_and_one_that_joins_late(
     two: Machines, other_code: Path, tmp_path: Path
 ) -> None:

@@ -156,7 +156,7 @@ def run(config: TrialConfig, *, state: Path | None = None, until: int = 99) -> d
     lines: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float]) -> None:
-        lines.append({name: value for name, value in metrics.items() if name != "seconds"})
+        lines.append({name: value for name, value in metrics.items() if "seconds" not in name})
 
     if until < config.recipe.schedule.epochs:
         schedule = replace(config.recipe.schedule, epochs=until)

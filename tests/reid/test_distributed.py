@@ -10,13 +10,14 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from reid.config import Augment
 from reid.data.augment import augment
 from reid.distributed import check_batch
 from reid.parts.drop import BatchDropBlock, DropBlock, Dropout
+from tests.conftest import takes_minutes
 from tests.reid import several
 
 # Of the largest number of its kind. Updates magnify rounding, powers of a map's values most of all.
@@ -66,22 +67,34 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "size"), [(c, 2) for c in several.CASES] + [(c, 4) for c in several.CASES_OF_FOUR])
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        *((case, 2) for case in several.CASES),
+        *(pytest.param(case, 4, marks=takes_minutes) for case in several.CASES_OF_FOUR),
+    ],
+)
 def test_losses_gradients_and_statistics_are_those_of_one_process(
     case: several.Case, size: int, one: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue({2: "two", 4: "four"}[size])
     prefix = "/".join(case) + "/"
-    expected = {key: value for key, value in load_file(one / "steps0.safetensors").items() if key.startswith(prefix)}
+    expected = load(one / "steps0.safetensors", prefix)
     assert expected
     for rank in range(size):
-        found = load_file(folder / f"steps{rank}.safetensors")
-        assert {key for key in found if key.startswith(prefix)} == expected.keys()
+        found = load(folder / f"steps{rank}.safetensors", prefix)
+        assert found.keys() == expected.keys()
         assert torch.equal(found[f"{prefix}random"], expected[f"{prefix}random"])  # nothing was drawn differently
         for step, allowed in (("0", FIRST_STEP), ("1", LATER)):
             for kind in (f"{prefix}{step}.loss.", f"{prefix}{step}.gradient."):
                 assert_close(expected, found, kind, allowed)
         assert_close(expected, found, f"{prefix}state.", LATER)
+
+
+def load(path: Path, prefix: str) -> dict[str, Tensor]:
+    """What a case has in the file of all."""
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
 
 
 def assert_close(expected: dict[str, Tensor], found: dict[str, Tensor], kind: str, allowed: float) -> None:
