@@ -5,23 +5,21 @@ Both are laid out once, in pixels. The SVG takes the colours of the page that it
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-import matplotlib as mpl
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from pipeline import raster
 from pipeline.canvas import extent, one_line
 
 _GAP, _GROUP_GAP, _LINE_GAP, _COLUMN_GAP, _EDGE = 6, 14, 22, 34, 4
 _WIDE = 1080  # that lines beside each other may take
 _HEADING, _LABEL, _CAPTION = 20, 16, 15  # heights of lines of text
 _SIZES = {"heading": 13, "label": 12, "caption": 10}
-_COLOURS = {True: ("#1a7f37", "var(--right, #1a7f37)"), False: ("#c62828", "var(--wrong, #c62828)")}
+_COLOURS = {True: "var(--right, #1a7f37)", False: "var(--wrong, #c62828)"}
 _MARKS = {True: " ✓", False: " ✗", None: ""}
-_SCALE = 2  # of the PNG's words and frames, so that they are sharp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class _Box:
 
 
 def svg(lines: Sequence[Line], *, name: str, title: str) -> str:
-    """The sheet as a whole SVG document, images within.
+    """The sheet as a whole SVG document, images within, each strip once.
 
     Args:
         lines: at least one.
@@ -75,33 +73,30 @@ def svg(lines: Sequence[Line], *, name: str, title: str) -> str:
         title: its accessible name.
     """
     things, width, height = _laid_out(lines)
-    strips = {thing.frame.png: "" for thing in things if isinstance(thing, _Box)}
-    strips |= {content: f"{name}-{place}" for place, content in enumerate(strips)}
-    body = [_defined(content, key) for content, key in strips.items()]
-    body += [
-        _written(thing) if isinstance(thing, _Word) else _framed(thing, strips[thing.frame.png]) for thing in things
-    ]
-    root = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label={quoteattr(one_line(title))} style="font-family: system-ui, sans-serif">'
-    )
-    return "\n".join([root, *body, "</svg>"]) + "\n"
+    strips = dict.fromkeys(thing.frame.png for thing in things if isinstance(thing, _Box))
+    names = {content: f"{name}-{place}" for place, content in enumerate(strips)}
+    body = [f"<defs>{_image(content, key)}</defs>" for content, key in names.items()]
+    body += [_written(thing) if isinstance(thing, _Word) else _framed(thing, names) for thing in things]
+    return _document(body, width, height, title)
 
 
 def png(lines: Sequence[Line]) -> bytes:
     """The sheet as a PNG file, on white, at twice its size."""
     things, width, height = _laid_out(lines)
-    sheet = Image.new("RGB", (_SCALE * width, _SCALE * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for thing in things:
-        if isinstance(thing, _Word):
-            _write(draw, thing)
-        else:
-            _paste(sheet, draw, thing)
-    buffer = io.BytesIO()
+    body = [_written(thing) if isinstance(thing, _Word) else _framed(thing, None) for thing in things]
+    sheet = Image.open(io.BytesIO(raster.png(_document(body, width, height, "")))).convert("RGB")
     palette = sheet.reduce(4).quantize(256, method=Image.Quantize.MEDIANCUT)  # of all pixels it takes seconds
+    buffer = io.BytesIO()
     sheet.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _document(body: Sequence[str], width: int, height: int, title: str) -> str:
+    root = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" aria-label={quoteattr(one_line(title))} style="font-family: system-ui, sans-serif">'
+    )
+    return "\n".join([root, *body, "</svg>"]) + "\n"
 
 
 def _laid_out(lines: Sequence[Line]) -> tuple[list[_Word | _Box], int, int]:
@@ -148,23 +143,30 @@ def _caption(frame: Frame) -> str:
     return frame.caption + _MARKS[frame.right]
 
 
-def _defined(content: bytes, key: str) -> str:
+def _image(content: bytes, key: str = "") -> str:
     width, height = Image.open(io.BytesIO(content)).size
-    data = base64.b64encode(content).decode()
-    return f'<defs><image id="{key}" width="{width}" height="{height}" href="data:image/png;base64,{data}"/></defs>'
+    data, named = base64.b64encode(content).decode(), f' id="{key}"' if key else ""
+    return f'<image{named} width="{width}" height="{height}" href="data:image/png;base64,{data}"/>'
 
 
-def _framed(box: _Box, key: str) -> str:
-    """One tile cut out of its strip, and its frame."""
+def _framed(box: _Box, strips: Mapping[bytes, str] | None) -> str:
+    """One tile and its frame: a window on its strip, by the strip's name, or, without names, cut out of it."""
     width, height = box.frame.size
-    view = f'viewBox="{width * box.frame.place} 0 {width} {height}"'
-    tile = f'<svg x="{box.x:g}" y="{box.y:g}" width="{width}" height="{height}" {view}><use href="#{key}"/></svg>'
+    place = f'x="{box.x:g}" y="{box.y:g}" width="{width}" height="{height}"'
+    left = width * box.frame.place if strips else 0
+    image = f'<use href="#{strips[box.frame.png]}"/>' if strips else _image(_cut_out(box.frame))
+    tile = f'<svg {place} viewBox="{left} 0 {width} {height}">{image}</svg>'
     if box.frame.right is None:
         return tile
     dashes = "" if box.frame.right else ' stroke-dasharray="7 4"'
-    place = f'x="{box.x:g}" y="{box.y:g}" width="{width}" height="{height}"'
-    colour = _COLOURS[box.frame.right][1]
-    return f'{tile}<rect {place} fill="none" style="stroke: {colour}" stroke-width="3"{dashes}/>'
+    return f'{tile}<rect {place} fill="none" style="stroke: {_COLOURS[box.frame.right]}" stroke-width="3"{dashes}/>'
+
+
+def _cut_out(frame: Frame) -> bytes:
+    width, height = frame.size
+    strip, buffer = Image.open(io.BytesIO(frame.png)), io.BytesIO()
+    strip.crop((width * frame.place, 0, width * (frame.place + 1), height)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _written(word: _Word) -> str:
@@ -172,38 +174,3 @@ def _written(word: _Word) -> str:
     weight = ' font-weight="600"' if word.style == "heading" else ""
     place = f'x="{word.x:g}" y="{word.y:g}" font-size="{_SIZES[word.style]}"'
     return f'<text {place} fill="currentColor"{anchor}{weight}>{escape(one_line(word.text))}</text>'
-
-
-def _write(draw: ImageDraw.ImageDraw, word: _Word) -> None:
-    bold = "-Bold" if word.style == "heading" else ""
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{bold}.ttf"
-    font = ImageFont.truetype(str(path), round(0.92 * _SCALE * _SIZES[word.style]))
-    place = _SCALE * word.x, _SCALE * word.y
-    draw.text(place, one_line(word.text), fill="#1d1d1b", font=font, anchor="ms" if word.middle else "ls")
-
-
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, box: _Box) -> None:
-    width, height = box.frame.size
-    left = width * box.frame.place
-    tile = Image.open(io.BytesIO(box.frame.png)).convert("RGB").crop((left, 0, left + width, height))
-    x, y = round(_SCALE * box.x), round(_SCALE * box.y)
-    sheet.paste(tile.resize((_SCALE * width, _SCALE * height), Image.Resampling.LANCZOS), (x, y))
-    if box.frame.right is None:
-        return
-    corners = (x, y, x + _SCALE * width, y + _SCALE * height)
-    if box.frame.right:
-        draw.rectangle(corners, outline=_COLOURS[True][0], width=3 * _SCALE)
-    else:
-        _dash(draw, corners)
-
-
-def _dash(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int]) -> None:
-    """A dashed frame, so that red and green are not all that tells wrong from right."""
-    left, top, right, bottom = corners
-    on, step = 7 * _SCALE, 11 * _SCALE
-    for x in range(left, right, step):
-        for y in (top, bottom):
-            draw.line((x, y, min(x + on, right), y), fill=_COLOURS[False][0], width=3 * _SCALE)
-    for y in range(top, bottom, step):
-        for x in (left, right):
-            draw.line((x, y, x, min(y + on, bottom)), fill=_COLOURS[False][0], width=3 * _SCALE)

@@ -24,6 +24,7 @@ from pipeline import (
     pictures,
     published,
     queries,
+    raster,
     render,
     search_report,
     significance,
@@ -116,7 +117,8 @@ def build(inputs: Inputs) -> dict[str, str | bytes]:
         files |= _files(table, searches)
         drawings = [*own, *learning, *(drawing for found in searches for drawing in found.figures)]
         drawn = {drawing.name: drawing.svg for drawing in drawings}
-        files |= {f"figures/{name}.svg": canvas.standalone(svg) for name, svg in {**dots, **drawn}.items()}
+        for name, svg in {**dots, **drawn}.items():
+            files |= {f"figures/{name}.svg": canvas.standalone(svg), f"figures/{name}.png": raster.png(svg)}
         behind = evidence.of(table, plan, runs)
         sections.append(
             render.Section(
