@@ -12,8 +12,9 @@ from dataclasses import astuple
 from queue import SimpleQueue
 from typing import Any
 
-# Read by Ray Train: on a cluster, machines may have to be started first.
+# Read by Ray Train: on a cluster, machines may have to be started first; and an epoch waits until it is looked at.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1200")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.train

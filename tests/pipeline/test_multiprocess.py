@@ -89,26 +89,25 @@ def attempts(store: TrialStore, item: Trial) -> list[dict]:  # type: ignore[type
 
 
 def test_two_processes_find_what_one_finds(ray_session: None, data: Path, tmp_path: Path) -> None:
-    trials = [trial(seed) for seed in range(2)]
+    item = trial()
     alone, shared = (TrialStore(tmp_path / name) for name in ("alone", "shared"))
-    assert sweep(trials, alone, data, processes=1).complete()
-    agenda = sweep(trials, shared, data, processes=2)
+    assert sweep([item], alone, data, processes=1).complete()
+    agenda = sweep([item], shared, data, processes=2)
     assert agenda.complete()
     assert not agenda.failed
-    for item in trials:
-        one, two = (store.result(item.key) for store in (alone, shared))
-        assert two["metrics"] == pytest.approx(one["metrics"], abs=0.02)
-        assert (two["cost"]["cpus"], two["cost"]["processes"]) == (2, 2)
-        lines = [[line["loss"] for line in store.epochs(item.key)] for store in (alone, shared)]
-        assert len(lines[1]) == 2
-        assert lines[1] == pytest.approx(lines[0], rel=1e-3)
-        assert [line["event"] for line in attempts(shared, item)] == ["started", "ended"]
+    one, two = (store.result(item.key) for store in (alone, shared))
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=0.02)
+    assert (two["cost"]["cpus"], two["cost"]["processes"]) == (2, 2)
+    lines = [[line["loss"] for line in store.epochs(item.key)] for store in (alone, shared)]
+    assert len(lines[1]) == 2
+    assert lines[1] == pytest.approx(lines[0], rel=1e-3)
+    assert [line["event"] for line in attempts(shared, item)] == ["started", "ended"]
 
 
 def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
     ray_session: None, data: Path, tmp_path: Path
 ) -> None:
-    item = trial(recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=60)))
+    item = trial(recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=20)))
     store = TrialStore(tmp_path / "trials")
     killed: list[int] = []
 
@@ -133,7 +132,7 @@ def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
     assert (first["from_epoch"], lost["outcome"], ended["outcome"]) == (0, "again", "done")
     assert lost["reason"].startswith("worker lost")
     assert second["from_epoch"] >= 1
-    assert [line["epoch"] for line in store.epochs(item.key)] == list(range(1, 61))
+    assert [line["epoch"] for line in store.epochs(item.key)] == list(range(1, 21))
 
 
 def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, data: Path, tmp_path: Path) -> None:
@@ -143,7 +142,7 @@ def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, d
     sweep([diverges], store, data, processes=2)
     assert store.failure(diverges.key)["reason"].startswith("diverged: the loss is")
     assert [line.get("outcome") for line in attempts(store, diverges)] == [None, "failed"]
-    sweep([late], store, data, processes=2, trial_seconds=20)
+    sweep([late], store, data, processes=2, trial_seconds=8)
     assert store.failure(late.key)["reason"].startswith("timeout: ")
 
 
