@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import export, inventory, report
+from pipeline import export, inventory, params, report
 from pipeline.alterations import Alteration, Outline, alterations
 from pipeline.captions import heading
 from pipeline.figures import file_stem
 from pipeline.metrics import COSTS
 from pipeline.queries import PER_QUERY, QUERIES
+from pipeline.remote import store_at
 from pipeline.report import GENERATED, Inputs
 from pipeline.results import Run
 from pipeline.searches import SECONDS
@@ -115,7 +116,7 @@ def _recomputed(run: Run, inputs: Inputs, tally: _Tally) -> Run:
 
 def _check_store(root: Path, inputs: Inputs, tally: _Tally) -> None:
     """The table of trials and the values of the queries against the records that they were exported from."""
-    store = TrialStore(root / inputs.plan.store)
+    store = store_at(inputs.plan.store, root, cache=params.load(root / "params.yaml").sweep.cache)
     lines = pd.read_parquet(root / _TRIALS).set_index("key").to_dict("index")
     for key, run in inputs.runs.items():
         if run.status not in ("done", "pruned"):

@@ -23,7 +23,8 @@ from pipeline.export import MEASURED
 from pipeline.queries import Scores
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, to_dict
 
-PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "reports" / "published"
 UI = "http://127.0.0.1:5000"
 SEEDS = (0, 1, 2)
 METRICS = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
@@ -252,6 +253,7 @@ def write(root: Path, rows: list[dict[str, Any]], content: dict[str, Any]) -> Pa
     table = [{"dataset": name, "data_digest": digest, "identities": IDENTITIES} for name, digest in sorted(whose)]
     pq.write_table(pa.Table.from_pylist(table), root / "results" / queries.QUERIES)
     (root / "results" / "plan.json").write_text(json.dumps(content), encoding="utf-8")
+    shutil.copy(ROOT / "params.yaml", root)
     shutil.copytree(PUBLISHED, root / "reports" / "published")
     return root
 
