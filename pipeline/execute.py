@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -233,7 +234,11 @@ def _key(trial: Any) -> str:
 
 
 class _StoppedError(BaseException):
-    """Leaves Tune at once: it would wait for workers that may never answer."""
+    """Leaves Tune at once.
+
+    While trials run it would wait for workers that may never answer; when they are over it would read its own notes of
+    all, and fail over one that it had queued and never started.
+    """
 
 
 class _Ear(tune.Callback):  # type: ignore[misc]
@@ -251,6 +256,10 @@ class _Ear(tune.Callback):  # type: ignore[misc]
             if trial.status == "RUNNING" and (stopped or self.desk.overdue(_key(trial))):
                 ray.kill(trial.temporary_state.ray_actor)
         if stopped:
+            raise _StoppedError
+
+    def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+        if sys.exception() is None:  # else Tune ends over that
             raise _StoppedError
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -10,11 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parent.parent
 FULL = os.environ.get("REID_CHAOS") == "full"
 takes_minutes = pytest.mark.skipif(not FULL, reason="takes minutes; REID_CHAOS=full pytest runs it")
+hypothesis.settings.register_profile("repeatable", derandomize=True)  # the same examples each time
+hypothesis.settings.load_profile("repeatable")  # pytest --hypothesis-profile=default draws others
 COPIED = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline", "reid", "reports/published")
 
 

@@ -9,31 +9,31 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.parts.choices import choose
 from reid.parts.weights import read_weights
 
 Layout = Literal["stride2", "stride1", "dilated"]
+Block = Literal["BasicBlock", "Bottleneck"]
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """Block class, blocks in each of the four stages, and planes of the first stage (the others double it)."""
+    """Block, blocks in each of the four stages, and planes of the first stage (the others double it)."""
 
-    block: Any
+    block: Block
     depths: tuple[int, int, int, int]
     width: int = 64
 
 
 BACKBONES = {
-    "resnet10_w16": _Shape(BasicBlock, (1, 1, 1, 1), 16),
-    "resnet10_w32": _Shape(BasicBlock, (1, 1, 1, 1), 32),
-    "resnet18": _Shape(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": _Shape(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": _Shape(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": _Shape(Bottleneck, (3, 4, 23, 3)),
+    "resnet10_w16": _Shape("BasicBlock", (1, 1, 1, 1), 16),
+    "resnet10_w32": _Shape("BasicBlock", (1, 1, 1, 1), 32),
+    "resnet18": _Shape("BasicBlock", (2, 2, 2, 2)),
+    "resnet34": _Shape("BasicBlock", (3, 4, 6, 3)),
+    "resnet50": _Shape("Bottleneck", (3, 4, 6, 3)),
+    "resnet101": _Shape("Bottleneck", (3, 4, 23, 3)),
 }
 
 
@@ -66,10 +66,11 @@ class Trunk(nn.Module):
         super().__init__()
         self.stem = _stem(shape.width)
         stages, inputs = [], shape.width
-        self.stage_channels = tuple(shape.width * 2**index * shape.block.expansion for index in range(4))
+        block = residual_block(shape.block)
+        self.stage_channels = tuple(shape.width * 2**index * block.expansion for index in range(4))
         for index, steps in enumerate(choose("layout", layout, _LAYOUTS)):
             planes = shape.width * 2**index
-            stages.append(_stage(shape.block, inputs, planes, depth=shape.depths[index], steps=steps))
+            stages.append(_stage(block, inputs, planes, depth=shape.depths[index], steps=steps))
             inputs = self.stage_channels[index]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels: int = inputs
@@ -131,6 +132,13 @@ def build_trunk(backbone: str, *, layout: Layout = "stride1", weights: str | Non
     if weights is not None:
         trunk.load_state_dict(read_weights(weights, backbone, like=trunk.state_dict()))
     return trunk
+
+
+def residual_block(name: Block) -> Any:
+    """A class of torchvision, which takes as long to import as torch: that is done where a network is built alone."""
+    from torchvision.models import resnet
+
+    return getattr(resnet, name)
 
 
 def _stem(width: int) -> nn.Sequential:

@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
+from reid.parts.backbone import residual_block
 from reid.parts.pooling import Pool, global_average, global_max
 
 FanMode = Literal["fan_in", "fan_out"]
@@ -107,5 +107,5 @@ def part_branch(channels: int, features: int, *, num_ids: int, operator: nn.Modu
         operator: what hides or weights parts of the bottleneck's map in training.
         pool: the global pooling.
     """
-    body = nn.Sequential(Bottleneck(channels, channels // 4), operator)
+    body = nn.Sequential(residual_block("Bottleneck")(channels, channels // 4), operator)
     return Branch(channels, features, num_ids=num_ids, pool=pool, fan_mode="fan_out", body=body)

@@ -4,7 +4,6 @@ import urllib.parse
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -39,8 +38,10 @@ def _own_name(name: str) -> str:
 
 def _imagenet_file(backbone: str) -> Path:
     """Torchvision's V1 weights in torch's cache, downloaded if need be."""
+    from torchvision.models import get_model_weights  # slow to import
+
     try:
-        url = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1.url
+        url = get_model_weights(backbone).IMAGENET1K_V1.url
     except ValueError:
         raise ValueError(
             f"there are no ImageNet weights for backbone {backbone!r}; set weights to null (random) or to a file"

@@ -29,6 +29,7 @@ from reid.data.manifest import read as read_manifest
 from reid.data.market1501 import read
 from reid.data.pack import pack
 from reid.data.split import make_split
+from tests.conftest import takes_minutes
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +136,7 @@ def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
     assert [line["epoch"] for line in store.epochs(item.key)] == list(range(1, 21))
 
 
+@takes_minutes
 def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, data: Path, tmp_path: Path) -> None:
     diverges = trial(recipe=replace(RECIPE, schedule=Schedule(epochs=9, peak_lr=1e36)))
     late = trial(1, recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=100_000)))
@@ -153,6 +155,7 @@ class Pruning(Agenda):
         return epoch < 2 or self.declared[key].config.recipe.schedule.epochs < 3
 
 
+@takes_minutes
 def test_a_trial_that_is_stopped_early_gives_its_processes_back(ray_session: None, data: Path, tmp_path: Path) -> None:
     sampler, schedule = Sampler(identities=3, images=2), RECIPE.schedule
     recipe = replace(RECIPE, sampler=sampler, schedule=replace(schedule, epochs=100_000))

@@ -22,6 +22,7 @@ from reid.config import Augment, Optimiser, Protocol, Range, Recipe, Sampler, Sc
 from reid.methods.base import OWN, Method
 from reid.parts.drop import BatchDropBlock, BatchDropout, Dropout
 from reid.parts.pooling import global_average, global_max
+from tests.conftest import takes_minutes
 
 NUM_IDS = 6
 HEIGHTS = {"han": 192}  # of the images, others' being 64: six stripes of the map of a trunk with stride 32
@@ -166,7 +167,10 @@ def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
         assert rounded[key] == pytest.approx(expected, rel=0.05, abs=0.02), key
 
 
-@over_all_variants
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [pytest.param(*pair, marks=() if pair[1] == "default" else takes_minutes, id="-".join(pair)) for pair in EVERY],
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the compiler itself
 def test_torch_compile_gives_the_same_losses(name: str, variant: str) -> None:
     """Traced ahead of time, and differentiated for the default; what is left out is the machine code, of minutes."""

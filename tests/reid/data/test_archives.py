@@ -89,7 +89,11 @@ def test_the_format_is_read_from_the_content_not_the_name(tmp_path: Path, kind: 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/\\:"), min_size=1)
 TREES = st.dictionaries(
     st.lists(
-        NAMES.filter(lambda name: name not in (".", "..", "__MACOSX") and name[:2] != "._"), min_size=1, max_size=3
+        NAMES.filter(
+            lambda name: name not in (".", "..", "__MACOSX") and name[:2] != "._" and len(name.encode()) <= 255
+        ),
+        min_size=1,
+        max_size=3,
     ).map("/".join),
     st.binary(max_size=50),
     min_size=1,
