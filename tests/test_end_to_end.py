@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -176,4 +177,4 @@ def _wait_for(project: Project, ends: int) -> None:
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith(("python -m", "dvc"))])
 def test_the_readme_s_commands_work(finished: Project, command: str) -> None:
-    finished.run(*command.removeprefix("python -m ").split())
+    finished.run(*shlex.split(command.removeprefix("python -m ")))

@@ -1,6 +1,7 @@
 """The stage from files to files: the demo's results in, a page, tables, figures and numbers for DVC out."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
+from PIL import Image
 
 from pipeline import report
 from pipeline.results import STATUSES, PlanFile, SearchEntry, as_run, read_plan, read_runs
@@ -158,7 +160,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_search_of_several_settings_and_objectives_has_all_its_figures(wide: Path) -> None:
-    names = {name for name in contents(wide) if name.startswith("figures/wide")}
+    names = {name for name in contents(wide) if name.startswith("figures/wide") and name.endswith(".svg")}
     kinds = {name.removeprefix("figures/wide-synthetic-").rpartition("-")[0] or name for name in names}
     assert kinds == {
         *(f"figures/wide-synthetic-{kind}.svg" for kind in ("history", "front", "parallel", "importance")),
@@ -216,10 +218,17 @@ def test_plots_for_dvc_have_one_line_a_row_and_one_a_search_trial(demo: Path) ->
 
 
 def test_figures_are_documents_of_their_own(demo: Path) -> None:
-    drawn = [text for name, text in contents(demo).items() if name.startswith("figures/")]
+    files = contents(demo)
+    drawn = [name for name in files if name.startswith("figures/") and name.endswith(".svg")]
     assert len(drawn) == 3 * 3 + 2  # of the search: its history, and the objective by its one setting
-    for text in drawn:
-        assert ElementTree.fromstring(text.decode()).tag == "{http://www.w3.org/2000/svg}svg"
+    for name in drawn:
+        root = ElementTree.fromstring(files[name].decode())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        picture = Image.open(io.BytesIO(files[name.replace(".svg", ".png")]))
+        assert picture.size == tuple(2 * round(float(root.attrib[side])) for side in ("width", "height"))
+        darkest, lightest = picture.convert("L").getextrema()
+        assert darkest < 60  # ink
+        assert lightest == 255  # on white
 
 
 def test_two_data_sets_stand_side_by_side_with_differences_where_they_compare(tmp_path: Path) -> None:
