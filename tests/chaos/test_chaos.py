@@ -1,6 +1,6 @@
 """What befalls a sweep: killed drivers and workers, hung trials, full disks, signals. The path through Tune is real.
 
-`REID_CHAOS=full` kills the driver at twenty points instead of two, which takes some ten minutes.
+`REID_CHAOS=full` kills the driver at twenty points instead of one, and two trials three times each; some ten minutes.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from pipeline.store import TrialStore
 from pipeline.supervision import Interrupts
 from tests.chaos import fake
 from tests.chaos.sweep import resources
-from tests.conftest import FULL
+from tests.conftest import FULL, takes_minutes
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-KILLS = 20 if FULL else 2
+KILLS = 20 if FULL else 1
 COUNT = 24
 
 Act = dict[str, Any]
@@ -131,7 +131,7 @@ def test_a_sweep_whose_driver_is_killed_over_and_over_loses_nothing(tmp_path: Pa
     wait_for(lambda: not descendants(), seconds=60)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C twice"])
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("Ctrl-C twice", marks=takes_minutes)])
 def test_a_sweep_that_is_told_to_stop_does_so_within_20_seconds(tmp_path: Path, how: str) -> None:
     store = TrialStore(tmp_path)
     fake.write_acts(store.root, {trial.key: [act("hold", attempt=0)] for trial in fake.trials(3)})
@@ -244,7 +244,7 @@ def test_what_comes_from_outside_is_tried_again_and_what_a_trial_does_itself_is_
 def test_a_worker_that_is_killed_three_times_loses_an_epoch_at_most_each_time(
     sweep: Callable[..., tuple[Agenda, TrialStore]], undisturbed: TrialStore
 ) -> None:
-    trials, generator = fake.trials(2), np.random.default_rng(1)
+    trials, generator = fake.trials(2 if FULL else 1), np.random.default_rng(1)
     acts = {}
     for trial in trials:
         epochs, steps = sorted(generator.integers(1, fake.EPOCHS + 1, 3)), generator.integers(0, fake.STEPS + 1, 3)

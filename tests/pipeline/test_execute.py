@@ -247,12 +247,11 @@ def test_a_used_worker_is_as_good_as_a_new_one(ray_session: None, data: Path, tm
     used = TrialStore(tmp_path / "used")
     run(pair, used, data, concurrent=1)
     assert len({used.attempts(item.key)[0]["pid"] for item in pair}) == 1
-    for item in pair:
-        new = TrialStore(tmp_path / item.key)
-        run([item], new, data)
-        assert new.result(item.key)["metrics"] == used.result(item.key)["metrics"]
-        losses = [[line["loss"] for line in store.epochs(item.key)] for store in (new, used)]
-        assert losses[0] == losses[1]
+    second, new = pair[1], TrialStore(tmp_path / "new")
+    run([second], new, data)
+    assert new.result(second.key)["metrics"] == used.result(second.key)["metrics"]
+    losses = [[line["loss"] for line in store.epochs(second.key)] for store in (new, used)]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("when", ["it waits", "it is handed out"])

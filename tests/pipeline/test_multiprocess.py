@@ -105,6 +105,7 @@ def test_two_processes_find_what_one_finds(ray_session: None, data: Path, tmp_pa
     assert [line["event"] for line in attempts(shared, item)] == ["started", "ended"]
 
 
+@takes_minutes
 def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
     ray_session: None, data: Path, tmp_path: Path
 ) -> None:
