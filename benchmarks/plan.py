@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torchvision  # noqa: F401 - which the first network that is built imports
+
 from pipeline import census, costs, experiments, status
 from pipeline.agenda import Agenda
 from pipeline.params import Params, load

@@ -29,7 +29,7 @@ from pipeline import experiments, export, report
 from pipeline.agenda import Agenda
 from pipeline.curves import Curves
 from pipeline.params import Params, load
-from pipeline.plan import Plan, expand
+from pipeline.plan import Plan, Trial, expand
 from pipeline.store import TrialStore
 from reid.data import manifest
 from reid.data.dataset import ReidData
@@ -60,8 +60,9 @@ def made_up(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def wanted(trials: int, data: dict[str, dict[str, str]]) -> tuple[Params, Plan]:
-    """The tables and figures of all papers, over so many seeds that there are at least so many trials."""
-    names = [item.name for item in experiments.load(tuple(experiments.names())) if not (item.search or item.transfer)]
+    """Tables and figures of all papers, pictures aside, over so many seeds that there are at least so many trials."""
+    known = experiments.load(tuple(experiments.names()))
+    names = [item.name for item in known if not (item.search or item.transfer or item.pictures)]
     params = load(ROOT / "params.yaml")
     for seeds in range(1, 100):
         params = params.model_copy(
@@ -73,12 +74,24 @@ def wanted(trials: int, data: dict[str, dict[str, str]]) -> tuple[Params, Plan]:
     return params, plan
 
 
+class Endless:
+    """Room for every trial."""
+
+    def fits(self, trial: Trial) -> bool:
+        """Always."""
+        return True
+
+    def size(self, trial: Trial) -> tuple[float, ...]:
+        """Of no matter."""
+        return ()
+
+
 def fill(agenda: Agenda, epochs: int) -> None:
     """Every trial is done, as the store would have it; without waiting for the disk, which the store does."""
     rng = np.random.default_rng(0)
     fall = np.exp(-np.arange(epochs) / 30)
     ease = rng.beta(2, 2, QUERIES)
-    while trial := agenda.next():
+    while trial := agenda.next(Endless()):
         folder = agenda.store.folder(trial.key)
         folder.mkdir(parents=True)
         values = np.clip(ease + rng.normal(0, 0.2, QUERIES), 0, 1)

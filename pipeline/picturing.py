@@ -29,7 +29,6 @@ from reid.visualize.picture import Picture, Shown
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Trial
 
-_needs_network = functools.cache(drawing.needs_network)
 _drawing_digest = functools.cache(keys.drawing_digest)
 
 
@@ -43,7 +42,7 @@ def pictured(scored: "Trial", wanted: Pictures, row: Row, shown: Shown) -> "Tria
         shown: what becomes of the data set's images.
     """
     picture = Picture(what=wanted.what, shown=shown, count=POOL, embedding=row.embedding)
-    needed = _needs_network(replace(scored.config, seed=0), wanted.what)
+    needed = drawing.needs_network(scored.config, wanted.what)
     source = (scored.source or scored) if needed else None
     spec = keys.picture_spec(
         scored.spec,

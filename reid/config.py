@@ -5,6 +5,7 @@ nothing else is. Values are checked when they are made: a number outside its ran
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -44,9 +45,15 @@ class Settings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            _check(f"{type(self).__name__}.{field.name}", getattr(self, field.name), hints[field.name])
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
+            _check(f"{type(self).__name__}.{name}", getattr(self, name), hint)
+
+
+@functools.cache
+def _hints(kind: type[Settings]) -> dict[str, Any]:
+    """The annotation of each field, resolved once: a plan makes tens of thousands of these values."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _check(name: str, value: object, hint: Any) -> None:

@@ -1,7 +1,8 @@
 """From a trial's network and a data set to strips of images."""
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from reid.config import TrialConfig
+from reid import methods
+from reid.config import Settings, TrialConfig, to_dict
 from reid.data.augment import to_float
 from reid.data.dataset import ReidData
 from reid.evaluation import Embeddings, evaluate
@@ -30,7 +32,6 @@ _TOP = 10  # of a ranking list
 _BATCH = 4
 _RELATED = 8  # positions that are marked as those attended to most
 _OF_AN_IDENTITY = 4  # training images in a batch: an identity needs two for a pair of positives
-_UNTRAINED_IDENTITIES = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,9 +94,13 @@ def needs_network(config: TrialConfig, what: What) -> bool:
     """Whether a picture is of a trained network; erasers that draw their places at random need none."""
     if what != "erasers":
         return True
-    untrained = replace(config, recipe=replace(config.recipe, weights=None))
+    return _looks_at_images(config.method, config.model)
+
+
+@functools.cache
+def _looks_at_images(method: str, model: Settings) -> bool:
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        return erasers.looks_at_images(build_method(untrained, _UNTRAINED_IDENTITIES))
+        return erasers.looks_at_images(methods.build(method, num_ids=2, backbone="resnet10_w16", **to_dict(model)))
 
 
 def draw(
