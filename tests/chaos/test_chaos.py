@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 KILLS = 20 if FULL else 1
-COUNT = 24
+COUNT = 24 if FULL else 12
 
 Act = dict[str, Any]
 
@@ -154,6 +154,7 @@ def test_a_sweep_that_is_told_to_stop_does_so_within_20_seconds(tmp_path: Path, 
     wait_for(lambda: not descendants(), seconds=60)
 
 
+@takes_minutes  # tests/test_end_to_end.py does it to a whole sweep
 def test_after_one_ctrl_c_the_running_trials_finish_and_no_other_starts(tmp_path: Path) -> None:
     store = TrialStore(tmp_path)
     fake.write_acts(store.root, {}, seconds=0.2)
@@ -285,7 +286,14 @@ def test_trials_that_hang_are_ended_within_10_seconds_of_their_limit(
         assert re.search(r"fake\.py", store.failure(trial.key)["detail"])  # where it hung
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(2, 2), (2, 5), (0, 0)], ids=["epoch", "checkpoint", "result"])
+@pytest.mark.parametrize(
+    ("epoch", "step"),
+    [
+        pytest.param(2, 2, id="epoch", marks=takes_minutes),
+        pytest.param(2, 5, id="checkpoint"),
+        pytest.param(0, 0, id="result"),
+    ],
+)
 def test_a_full_disk_stops_the_sweep_and_not_its_record(
     sweep: Callable[..., tuple[Agenda, TrialStore]], undisturbed: TrialStore, epoch: int, step: int
 ) -> None:

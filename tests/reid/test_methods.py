@@ -27,6 +27,7 @@ from tests.conftest import takes_minutes
 NUM_IDS = 6
 HEIGHTS = {"han": 192}  # of the images, others' being 64: six stripes of the map of a trunk with stride 32
 EVERY = [(name, variant) for name in methods.names() for variant in methods.variants(name)]
+COMPILED = [(name, "default") for name in ("bdb", "han", "saadb", "sona")]  # esnet in a test of its own
 over_all_variants = pytest.mark.parametrize(("name", "variant"), EVERY, ids=["-".join(pair) for pair in EVERY])
 
 
@@ -169,7 +170,7 @@ def test_bf16_autocast_gives_the_same_losses(name: str, variant: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "variant"),
-    [pytest.param(*pair, marks=() if pair[1] == "default" else takes_minutes, id="-".join(pair)) for pair in EVERY],
+    [pytest.param(*pair, marks=() if pair in COMPILED else takes_minutes, id="-".join(pair)) for pair in EVERY],
 )
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the compiler itself
 def test_torch_compile_gives_the_same_losses(name: str, variant: str) -> None:
