@@ -5,7 +5,7 @@ Both are laid out once, in pixels. The SVG takes the colours of the page that it
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape, quoteattr
 
@@ -75,28 +75,38 @@ def svg(lines: Sequence[Line], *, name: str, title: str) -> str:
     things, width, height = _laid_out(lines)
     strips = dict.fromkeys(thing.frame.png for thing in things if isinstance(thing, _Box))
     names = {content: f"{name}-{place}" for place, content in enumerate(strips)}
-    body = [f"<defs>{_image(content, key)}</defs>" for content, key in names.items()]
-    body += [_written(thing) if isinstance(thing, _Word) else _framed(thing, names) for thing in things]
-    return _document(body, width, height, title)
+    body = [_defined(content, key) for content, key in names.items()]
+    body += [
+        _written(thing) if isinstance(thing, _Word) else _framed(thing, names[thing.frame.png]) for thing in things
+    ]
+    root = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" aria-label={quoteattr(one_line(title))} style="font-family: system-ui, sans-serif">'
+    )
+    return "\n".join([root, *body, "</svg>"]) + "\n"
 
 
 def png(lines: Sequence[Line]) -> bytes:
     """The sheet as a PNG file, on white, at twice its size."""
-    things, width, height = _laid_out(lines)
-    body = [_written(thing) if isinstance(thing, _Word) else _framed(thing, None) for thing in things]
-    sheet = Image.open(io.BytesIO(raster.png(_document(body, width, height, "")))).convert("RGB")
+    drawn = raster.png(svg([_cut_up(line) for line in lines], name="strip", title=""))
+    sheet = Image.open(io.BytesIO(drawn)).convert("RGB")
     palette = sheet.reduce(4).quantize(256, method=Image.Quantize.MEDIANCUT)  # of all pixels it takes seconds
     buffer = io.BytesIO()
     sheet.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _document(body: Sequence[str], width: int, height: int, title: str) -> str:
-    root = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label={quoteattr(one_line(title))} style="font-family: system-ui, sans-serif">'
-    )
-    return "\n".join([root, *body, "</svg>"]) + "\n"
+def _cut_up(line: Line) -> Line:
+    """The line with each tile as a strip of its own: a whole strip would be scaled again for every tile in it."""
+    groups = ((label, tuple(map(_cut_out, frames))) for label, frames in line.groups)
+    return replace(line, groups=tuple(groups))
+
+
+def _cut_out(frame: Frame) -> Frame:
+    width, height = frame.size
+    strip, buffer = Image.open(io.BytesIO(frame.png)), io.BytesIO()
+    strip.crop((width * frame.place, 0, width * (frame.place + 1), height)).save(buffer, format="PNG")
+    return replace(frame, png=buffer.getvalue(), place=0)
 
 
 def _laid_out(lines: Sequence[Line]) -> tuple[list[_Word | _Box], int, int]:
@@ -143,30 +153,21 @@ def _caption(frame: Frame) -> str:
     return frame.caption + _MARKS[frame.right]
 
 
-def _image(content: bytes, key: str = "") -> str:
+def _defined(content: bytes, key: str) -> str:
     width, height = Image.open(io.BytesIO(content)).size
-    data, named = base64.b64encode(content).decode(), f' id="{key}"' if key else ""
-    return f'<image{named} width="{width}" height="{height}" href="data:image/png;base64,{data}"/>'
+    data = base64.b64encode(content).decode()
+    return f'<defs><image id="{key}" width="{width}" height="{height}" href="data:image/png;base64,{data}"/></defs>'
 
 
-def _framed(box: _Box, strips: Mapping[bytes, str] | None) -> str:
-    """One tile and its frame: a window on its strip, by the strip's name, or, without names, cut out of it."""
+def _framed(box: _Box, key: str) -> str:
+    """One tile, a window on its strip, and its frame."""
     width, height = box.frame.size
     place = f'x="{box.x:g}" y="{box.y:g}" width="{width}" height="{height}"'
-    left = width * box.frame.place if strips else 0
-    image = f'<use href="#{strips[box.frame.png]}"/>' if strips else _image(_cut_out(box.frame))
-    tile = f'<svg {place} viewBox="{left} 0 {width} {height}">{image}</svg>'
+    tile = f'<svg {place} viewBox="{width * box.frame.place} 0 {width} {height}"><use href="#{key}"/></svg>'
     if box.frame.right is None:
         return tile
     dashes = "" if box.frame.right else ' stroke-dasharray="7 4"'
     return f'{tile}<rect {place} fill="none" style="stroke: {_COLOURS[box.frame.right]}" stroke-width="3"{dashes}/>'
-
-
-def _cut_out(frame: Frame) -> bytes:
-    width, height = frame.size
-    strip, buffer = Image.open(io.BytesIO(frame.png)), io.BytesIO()
-    strip.crop((width * frame.place, 0, width * (frame.place + 1), height)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _written(word: _Word) -> str:

@@ -196,6 +196,7 @@ def test_a_job_trains_on_the_cluster_and_stops_within_20_seconds(two: Machines, 
         check=False,
     )
     assert first.returncode == 0, first.stdout + first.stderr
+    assert "first" in first.stdout
     store = TrialStore(project.root / "results" / "trials")
     wait_for(lambda: list(store.root.glob("*/metrics.jsonl")), seconds=180)
     stop = [str(BIN / "ray"), "job", "stop", "--address", page, "first"]

@@ -8,23 +8,14 @@ import pytest
 from pipeline import experiments, locks, outline, sweep
 from pipeline.agenda import Agenda
 from pipeline.params import load
-from pipeline.plan import Plan, Trial, expand
+from pipeline.plan import Plan, expand
 from pipeline.store import TrialStore
 from pipeline.strict import ParamsError
 from reid.data.decode import Fit
 from reid.data.pack import PackInfo
+from tests.pipeline.test_agenda import Endless
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-class Endless:
-    """Room for every trial."""
-
-    def fits(self, trial: Trial) -> bool:
-        return True
-
-    def size(self, trial: Trial) -> tuple[float, ...]:
-        return ()
 
 
 def comparison(store: Path) -> Agenda:
