@@ -13,6 +13,7 @@ from pipeline.store import TrialStore
 
 FILE = "curves.parquet"
 _LEFT_OUT = {"epoch", "time"}  # the first is a column of its own; when an epoch was is nobody's metric
+_POINTS = 120  # along an axis of epochs: more than a plot of this width shows
 _SYSTEM = "system/"  # what the machine did meanwhile, which MLflow shows
 
 Values = NDArray[np.float32]
@@ -112,7 +113,9 @@ def shared(curves: Sequence[Curve], prefix: str) -> tuple[NDArray[np.int32], NDA
     return epochs, np.stack(picked)
 
 
-def thinned(epochs: NDArray[np.int32], values: NDArray[np.float64], most: int) -> tuple[Values, NDArray[np.float64]]:
+def thinned(
+    epochs: NDArray[np.int32], values: NDArray[np.float64], most: int = _POINTS
+) -> tuple[Values, NDArray[np.float64]]:
     """At most so many points: neighbouring epochs as their mean, each group of the same length but the last.
 
     Args:

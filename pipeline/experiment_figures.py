@@ -17,7 +17,6 @@ from pipeline.published import PublishedTable
 from pipeline.tables import Group, Panel, Table
 from reid.config import flatten
 
-_POINTS = 120  # along an axis of epochs: more than a plot of this width shows
 _LEVEL = 0.95
 _NO_BAND = "One seed has no interval."
 
@@ -194,7 +193,7 @@ def _line(panel: Panel, recorded: Curves, prefix: str, *, interval: bool) -> Lin
     epochs, values = curves.shared(own, prefix)
     if not len(epochs):
         return None
-    x, values = curves.thinned(epochs, values, _POINTS)
+    x, values = curves.thinned(epochs, values)
     low, high = _interval(values) if interval else (values.min(0), values.max(0))
     if len(values) < 2:
         low = high = np.full(len(x), np.nan)

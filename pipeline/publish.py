@@ -101,7 +101,8 @@ class Shelf:
     """The sweep's run and the registered models of one MLflow. Raises what MLflow raises."""
 
     def __init__(self, root: Path, params: Params) -> None:
-        self._client = tracking.client(addresses.store_uri(params.tracking.uri, root))
+        self._uri = addresses.store_uri(params.tracking.uri, root)
+        self._client = tracking.client(self._uri)
         self._sweep = params.profile
         found = self._client.get_experiment_by_name(params.tracking.experiment)
         if found is None:
@@ -116,8 +117,11 @@ class Shelf:
         if run is None:
             raise LookupError(f"there is no run of the sweep {self._sweep}; the next sweep makes it")
         digest = _digest(folder)
-        if run.data.tags.get(_DIGEST) == digest:
+        known = run.data.tags.get(_DIGEST)
+        if known == digest:
             return False
+        if known:  # the tables and figures of that report may have other names
+            self._remove(run.info.artifact_uri, REPORT)
         self._client.log_artifacts(run.info.run_id, str(folder), REPORT)
         self._client.set_tag(run.info.run_id, _DIGEST, digest)  # last: a kill before it means once more
         return True
@@ -147,6 +151,11 @@ class Shelf:
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/{MODEL}"
         self._client.create_model_version(name, source, run_id, tags={view.KEY: trial.key, "trial.name": trial.name})
+
+    def _remove(self, artifacts: str, folder: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        get_artifact_repository(artifacts, tracking_uri=self._uri).delete_artifacts(folder)
 
     def _found(self, tag: str, value: str) -> Any:
         return next(

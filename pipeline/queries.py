@@ -1,7 +1,8 @@
 """What every query found in every final trial, and whose image each query is: two files beside the table of trials.
 
 per_query.parquet  one line for each embedding of a done final trial: key, embedding (empty: the method's own),
-                   average_precision and first_match_rank, lists over the queries; NaN where a query has no match
+                   average_precision, first_match_rank and inverse_negative_penalty, lists over the queries; NaN
+                   where a query has no match
 queries.parquet    one line for each data set: dataset, data_digest and identities, a list over its queries
 """
 
@@ -24,9 +25,10 @@ from reid.data.dataset import ReidData
 Floats = NDArray[np.float64]
 PER_QUERY, QUERIES = "per_query.parquet", "queries.parquet"
 
-_ARRAYS = ("average_precision", "first_match_rank")
+ARRAYS = ("average_precision", "first_match_rank", "inverse_negative_penalty")
+_MEANS = {"mAP": "average_precision", "mINP": "inverse_negative_penalty"}  # metrics that are their arrays' means
 _TEXTS = [("key", pa.string()), ("embedding", pa.string())]
-_SCORES = pa.schema([*_TEXTS, *((name, pa.list_(pa.float64())) for name in _ARRAYS)])
+_SCORES = pa.schema([*_TEXTS, *((name, pa.list_(pa.float64())) for name in ARRAYS)])
 _WHOSE = pa.schema([("dataset", pa.string()), ("data_digest", pa.string()), ("identities", pa.list_(pa.int64()))])
 _TOGETHER = 64  # trials in memory while they are written
 
@@ -44,14 +46,14 @@ class Scores:
     def values(self, run: Run, embedding: str, metric: str) -> Floats | None:
         """A metric of each query, [Q]: their mean is the run's; NaN for a query without a match.
 
-        None where there are no such values: they are not on record; the metric is no mean over queries; galleries are
-        drawn, and the mean is over the draws; or, for Rank-k, images are tied and a share of their orders counts.
+        None where there are no such values: they are not on record; the metric is a cost; galleries are drawn, and the
+        mean is over the draws; or, for Rank-k, images are tied and a share of their orders counts.
         """
         place = run.key, embedding
         if place not in self.arrays["average_precision"] or run.protocol["rule"] == "one_shot":
             return None
-        if metric == "mAP":
-            return self.arrays["average_precision"][place]
+        if metric in _MEANS:
+            return self.arrays[_MEANS[metric]][place]
         first, rank = self.arrays["first_match_rank"][place], re.fullmatch(r"(?:Rank-|Recall@)(\d+)", metric)
         if rank is None or np.any(np.mod(first, 1.0) > 0):
             return None
@@ -81,8 +83,8 @@ def write_scores(path: Path, found: Iterable[tuple[str, PerQuery]]) -> None:
 
 
 def _lines(key: str, arrays: PerQuery) -> Iterator[dict[str, Any]]:
-    for prefix in (name.removesuffix(_ARRAYS[0]) for name in arrays if name.endswith(_ARRAYS[0])):
-        yield {"key": key, "embedding": prefix.removesuffix("/")} | {name: arrays[prefix + name] for name in _ARRAYS}
+    for prefix in (name.removesuffix(ARRAYS[0]) for name in arrays if name.endswith(ARRAYS[0])):
+        yield {"key": key, "embedding": prefix.removesuffix("/")} | {name: arrays[prefix + name] for name in ARRAYS}
 
 
 def write_identities(path: Path, data: Mapping[str, ReidData]) -> None:
@@ -109,7 +111,7 @@ def read(folder: Path) -> Scores:
     places = list(zip(scores["key"].to_pylist(), scores["embedding"].to_pylist(), strict=True))
     sets = list(zip(whose["dataset"].to_pylist(), whose["data_digest"].to_pylist(), strict=True))
     return Scores(
-        arrays={name: dict(zip(places, _split(scores[name]), strict=True)) for name in _ARRAYS},
+        arrays={name: dict(zip(places, _split(scores[name]), strict=True)) for name in ARRAYS},
         identities=dict(zip(sets, _split(whose["identities"]), strict=True)),
     )
 

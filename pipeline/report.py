@@ -112,7 +112,8 @@ def build(inputs: Inputs) -> dict[str, str | bytes]:
         learning = experiment_figures.learning(table, inputs.recorded)
         dots = {} if experiment.figure else dot_plots(table)
         searches = [
-            search_report.build(experiment, key, title=plan.datasets[key], runs=runs) for key in experiment.search or {}
+            search_report.build(experiment, key, title=plan.datasets[key], runs=runs, recorded=inputs.recorded)
+            for key in experiment.search or {}
         ]
         files |= _files(table, searches)
         drawings = [*own, *learning, *(drawing for found in searches for drawing in found.figures)]

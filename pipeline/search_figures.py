@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.canvas import ACCENT, INK, SECOND, Canvas, extent, one_line
+from pipeline.canvas import ACCENT, INK, SECOND, Canvas, Points, extent, one_line
 from pipeline.plot import WIDTH, Plot, Scale
 from pipeline.searches import Space, Value
 
@@ -47,6 +47,24 @@ def history(tried: Sequence[Tried], *, objective: str) -> str:
         _steps(plot, [*corners, (max(numbers), best[-1])])
     _dots(plot, [(one, one.number, one.values[0]) for one in tried])
     return plot.canvas.svg(f"{objective} by trial, and the best so far")
+
+
+def learning(courses: Sequence[tuple[Tried, Points]], *, objective: str) -> str:
+    """The objective by epoch, a line for each trial with a mark where it ended, the winner thick; as SVG.
+
+    Args:
+        courses: at least one trial, each with at least one epoch and the objective after it.
+        objective: what the axis measures.
+    """
+    seen = [point for _, points in courses for point in points]
+    epochs, values = zip(*seen, strict=True)
+    plot = Plot(Scale.over(epochs), Scale.over(values), x_title="epoch", y_title=objective)
+    found = {one.number: points for one, points in courses}
+    for one, share in _worst_first([one for one, _ in courses]):
+        colour, width, alpha = _stroke(one, share)
+        plot.canvas.line(plot.places(found[one.number]), colour, width=width, alpha=alpha)
+    _dots(plot, [(one, *points[-1]) for one, points in courses])
+    return plot.canvas.svg(f"{objective} by epoch")
 
 
 def scatter(tried: Sequence[Tried], *, parameter: str, space: Space, objective: str) -> str:
@@ -112,12 +130,11 @@ def parallel(tried: Sequence[Tried], *, space: Mapping[str, Space], objectives: 
     titles = [_stacked(scale.title) for scale in scales]
     canvas = Canvas(WIDTH, _FOOT + 24 + 12 * max(map(len, titles)))
     step = WIDTH / len(scales)
-    ranked = sorted(tried, key=lambda one: (one.place == 1, not one.pruned, one.values[0]))
-    for order, one in enumerate(ranked):
+    for one, share in _worst_first(tried):
         values = [*(one.params.get(path, _ABSENT) for path in space), *one.values]
         heights = [scale.height(value) for scale, value in zip(scales, values, strict=True)]
         points = [(step * (place + 0.5), _FOOT - height * (_FOOT - _HEAD)) for place, height in enumerate(heights)]
-        _draw_line(canvas, points, one, order / len(ranked))
+        _draw_line(canvas, points, one, share)
     for place, (scale, title) in enumerate(zip(scales, titles, strict=True)):
         _draw_scale(canvas, step * (place + 0.5), scale, title, room=step - 4)
     return canvas.svg(f"{objectives[0]} by all settings")
@@ -174,18 +191,26 @@ def _draw_scale(canvas: Canvas, x: float, scale: _Scale, title: Sequence[str], *
         canvas.text(x, _FOOT + 32 + 12 * number, line, align="middle", size=size, alpha=0.8)
 
 
-def _draw_line(canvas: Canvas, points: Sequence[tuple[float, float]], one: Tried, share: float) -> None:
-    """A trial's line; `share` is its place from the worst to the best."""
-    if one.place == 1:
-        colour, width, alpha, size = SECOND, 2.0, 1.0, 2.6
-    elif one.pruned:
-        colour, width, alpha, size = INK, 0.8, 0.16, 0.0
-    else:
-        colour, width, alpha, size = ACCENT, 1.0, 0.25 + 0.6 * share, 1.4
+def _draw_line(canvas: Canvas, points: Points, one: Tried, share: float) -> None:
+    """A trial's line, with a mark on each axis unless it was stopped."""
+    colour, width, alpha = _stroke(one, share)
     canvas.line(points, colour, width=width, alpha=alpha)
     for x, y in points:
-        if size and math.isfinite(y):
-            canvas.mark(x, y, colour, size=size)
+        if math.isfinite(y) and not one.pruned:
+            canvas.mark(x, y, colour, size=2.6 if one.place == 1 else 1.4)
+
+
+def _worst_first(tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
+    """The trials from the one that lies below all others, the winner last; each with the share that lies below it."""
+    ranked = sorted(tried, key=lambda one: (one.place == 1, not one.pruned, one.values[0]))
+    return [(one, order / len(ranked)) for order, one in enumerate(ranked)]
+
+
+def _stroke(one: Tried, share: float) -> tuple[str, float, float]:
+    """Colour, width and opacity of a trial's line; `share`: of the trials that it beats."""
+    if one.place == 1:
+        return SECOND, 2.0, 1.0
+    return (INK, 0.8, 0.16) if one.pruned else (ACCENT, 1.0, 0.25 + 0.6 * share)
 
 
 def _over(tried: Sequence[Tried], objective: int) -> Scale:

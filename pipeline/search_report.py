@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import optuna
 
-from pipeline import search, search_figures, tables
+from pipeline import curves, search, search_figures, tables
+from pipeline.canvas import Points
+from pipeline.curves import Curves
 from pipeline.figures import Drawing, file_stem
 from pipeline.results import Experiment, Run, SearchEntry
 from pipeline.search_figures import Tried
@@ -28,7 +30,9 @@ class SearchReport:
     notes: tuple[str, ...]
 
 
-def build(experiment: Experiment, dataset: str, *, title: str, runs: Mapping[str, Run]) -> SearchReport:
+def build(
+    experiment: Experiment, dataset: str, *, title: str, runs: Mapping[str, Run], recorded: Curves
+) -> SearchReport:
     """One search of an experiment, with its figures and the trials' own word on how they ended.
 
     Args:
@@ -36,6 +40,7 @@ def build(experiment: Experiment, dataset: str, *, title: str, runs: Mapping[str
         dataset: the key of the data set it ran on.
         title: the data set's name.
         runs: every declared trial by its key.
+        recorded: what was recorded by epoch.
 
     Raises:
         ValueError: the search names a trial that `runs` lacks.
@@ -45,7 +50,7 @@ def build(experiment: Experiment, dataset: str, *, title: str, runs: Mapping[str
     trials = [dataclasses.replace(trial, status=runs[trial.key].status) for trial in declared.trials]
     entry = dataclasses.replace(declared, trials=trials)
     shares = importances(entry) if len(entry.space) > 1 else {}
-    drawn = _drawings(entry, shares, stem=f"{experiment.name}-{dataset}")
+    drawn = _drawings(entry, shares, recorded, stem=f"{experiment.name}-{dataset}")
     finished = sum(bool(trial.values) and trial.status == "done" for trial in trials)
     lacking = len(entry.space) > 1 and not shares
     note = f"How much each setting matters is estimated from {_ENOUGH} finished trials on; there are {finished}."
@@ -104,7 +109,7 @@ def importances(entry: SearchEntry) -> dict[str, float]:
     return found
 
 
-def _drawings(entry: SearchEntry, shares: Mapping[str, float], *, stem: str) -> Iterator[Drawing]:
+def _drawings(entry: SearchEntry, shares: Mapping[str, float], recorded: Curves, *, stem: str) -> Iterator[Drawing]:
     """The figures, the most telling first."""
     trials = tried(entry)
     if not trials:
@@ -113,6 +118,10 @@ def _drawings(entry: SearchEntry, shares: Mapping[str, float], *, stem: str) -> 
     name = file_stem(f"{stem}-history")
     svg = search_figures.history(trials, objective=words[0])
     yield Drawing(name=name, svg=svg, caption=f"{_MARKS} Line: the best so far.")
+    if courses := _courses(entry, trials, recorded):
+        name = file_stem(f"{stem}-learning")
+        svg = search_figures.learning(courses, objective=words[0])
+        yield Drawing(name=name, svg=svg, caption=f"A line a trial, to the epoch it ended with. {_MARKS}")
     if len(words) > 1:
         name = file_stem(f"{stem}-front")
         svg = search_figures.front(trials, objectives=words[:2])
@@ -130,6 +139,19 @@ def _drawings(entry: SearchEntry, shares: Mapping[str, float], *, stem: str) -> 
             name=name, svg=svg, caption="How far a setting decides whether a trial is among the best quarter."
         )
     yield from _scatters(entry, trials, words[0], stem=stem)
+
+
+def _courses(entry: SearchEntry, trials: Sequence[Tried], recorded: Curves) -> list[tuple[Tried, Points]]:
+    """The first objective after each epoch, of the trials that have a record of it."""
+    keys = {trial.number: trial.key for trial in entry.trials}
+    name, scale = f"val/{entry.objectives[0]}", objective_scale(entry.objectives[0])
+    found: list[tuple[Tried, Points]] = []
+    for one in trials:
+        curve = recorded.of(keys[one.number])
+        if curve and name in curve.values:
+            epochs, values = curves.thinned(curve.epochs, scale * curve.values[name][None].astype(float))
+            found.append((one, [*zip(map(float, epochs), map(float, values[0]), strict=True)]))
+    return found
 
 
 def _scatters(entry: SearchEntry, trials: Sequence[Tried], objective: str, *, stem: str) -> Iterator[Drawing]:

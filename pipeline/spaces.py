@@ -44,6 +44,7 @@ def check_objectives(search: Search, protocol: Protocol, *, where: str) -> None:
         cmc=zeros,
         average_precision=zeros,
         first_match_rank=zeros,
+        inverse_negative_penalty=zeros,
         num_valid=0,
         num_skipped=0,
         protocol=protocol,

@@ -280,9 +280,9 @@ def _cost(seconds: float, usage: Usage, lines: Sequence[Mapping[str, float]]) ->
 
 def _finish(store: TrialStore, assignment: Assignment, result: TrialResult, *, started: float, usage: Usage) -> None:
     values = {
-        metric_name(embedding, name): getattr(scores, name)
+        metric_name(embedding, name): array
         for embedding, scores in result.retrieval.items()
-        for name in ("average_precision", "first_match_rank")
+        for name, array in scores.per_query().items()
     }
     cost = _cost(result.seconds, usage, store.epochs(assignment.key)) | result.network
     content = record("done", result.metrics, epochs=result.epochs, cost=cost, share=assignment.share, started=started)

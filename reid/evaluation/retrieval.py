@@ -24,12 +24,13 @@ class RetrievalResult:
 
     Attributes:
         mean_ap: mean of `average_precision` over valid queries, 0 to 1.
-        mean_inp: mean over valid queries of matches / rank of the last match, 0 to 1.
+        mean_inp: mean of `inverse_negative_penalty` over valid queries, 0 to 1.
         cmc: [max(ranks)] share of the valid queries with a match among the first k images, at `cmc[k - 1]`; beyond the
             end of a short gallery it keeps its last value.
         average_precision: [Q] as `protocol.ap` defines it; nan for a skipped query.
         first_match_rank: [Q] rank of the first match, from 1; nan for a skipped query. Where the first match is tied
             with wrong images and ties are `expected`, a mean, and perhaps no whole number.
+        inverse_negative_penalty: [Q] matches / rank of the last match; nan for a skipped query.
         num_valid: queries that were scored.
         num_skipped: queries without a match.
         protocol: how they were scored.
@@ -40,6 +41,7 @@ class RetrievalResult:
     cmc: Floats
     average_precision: Floats
     first_match_rank: Floats
+    inverse_negative_penalty: Floats
     num_valid: int
     num_skipped: int
     protocol: Protocol
@@ -53,6 +55,11 @@ class RetrievalResult:
         ranks = {f"{word}{rank}": float(self.cmc[rank - 1]) for rank in self.protocol.ranks or ()}
         counts = {"num_valid": float(self.num_valid), "num_skipped": float(self.num_skipped)}
         return {"mAP": self.mean_ap, "mINP": self.mean_inp} | ranks | counts
+
+    def per_query(self) -> dict[str, Floats]:
+        """What each query scored, [Q] each, by the attribute's name."""
+        names = ("average_precision", "first_match_rank", "inverse_negative_penalty")
+        return {name: getattr(self, name) for name in names}
 
 
 def evaluate(query: Embeddings, gallery: Embeddings, protocol: Protocol = DEFAULT) -> RetrievalResult:
@@ -115,15 +122,15 @@ def _rank(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> Retriev
 
 
 def _over_draws(images: Embeddings, protocol: Protocol) -> RetrievalResult:
-    """Means over the draws; an image's AP and first rank are means over the draws in which it was a query."""
-    sums, times = np.zeros((2, len(images.ids))), np.zeros(len(images.ids))
+    """Means over the draws; what an image scored is its mean over the draws in which it was a query."""
+    sums, times = np.zeros((3, len(images.ids))), np.zeros(len(images.ids))
     results = []
     for queries, gallery in one_shot_draws(labels(images.ids), draws=protocol.draws, seed=protocol.draw_seed):
         result = _rank(select(images, queries), select(images, gallery), protocol)
-        sums[:, queries] += result.average_precision, result.first_match_rank
+        sums[:, queries] += [*result.per_query().values()]
         times[queries] += 1
         results.append(result)
-    precision, first = np.where(times > 0, sums / np.maximum(times, 1), np.nan)
+    precision, first, penalty = np.where(times > 0, sums / np.maximum(times, 1), np.nan)
     return replace(
         results[0],
         mean_ap=float(np.mean([result.mean_ap for result in results])),
@@ -131,6 +138,7 @@ def _over_draws(images: Embeddings, protocol: Protocol) -> RetrievalResult:
         cmc=np.mean([result.cmc for result in results], axis=0),
         average_precision=precision,
         first_match_rank=first,
+        inverse_negative_penalty=penalty,
     )
 
 
@@ -162,6 +170,7 @@ def score(ranked: Iterable[tuple[Ints, Tensor]], matches: Matches, protocol: Pro
         cmc=found / num_valid,
         average_precision=precision,
         first_match_rank=first,
+        inverse_negative_penalty=penalty,
         num_valid=num_valid,
         num_skipped=num_queries - num_valid,
         protocol=protocol,

@@ -211,14 +211,21 @@ def per_query(row: Mapping[str, Any]) -> dict[str, Any]:
     order = np.argsort(-ease + generator.normal(0, 0.05, QUERIES))
     for rank, name in ((8.0, "Rank-10"), (3.0, "Rank-5"), (1.0, "Rank-1")):
         found[order[: round(QUERIES * row[name])]] = rank
-    return {"average_precision": ease ** np.exp(power), "first_match_rank": found}
+    precision = ease ** np.exp(power)
+    return {
+        "average_precision": precision,
+        "first_match_rank": found,
+        "inverse_negative_penalty": precision**2,
+    }
 
 
 def consistent(row: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The trial with the metrics that its queries' values have."""
     first = arrays["first_match_rank"]
     shares = {f"Rank-{rank}": float(np.mean(first <= rank)) for rank in (1, 5, 10)}
-    return row | shares | {"mAP": float(np.mean(arrays["average_precision"])), "num_valid": QUERIES}
+    precision, penalty = arrays["average_precision"], arrays["inverse_negative_penalty"]
+    means = {"mAP": float(np.mean(precision)), "mINP": float(np.mean(penalty))}
+    return row | shares | means | {"num_valid": QUERIES}
 
 
 def measured(row: Mapping[str, Any]) -> bool:
@@ -230,10 +237,7 @@ def scores(rows: list[dict[str, Any]]) -> Scores:
     """What the report reads of the queries of these trials."""
     found = {row["key"]: per_query(row) for row in rows if measured(row)}
     return Scores(
-        arrays={
-            name: {(key, ""): arrays[name] for key, arrays in found.items()}
-            for name in ("average_precision", "first_match_rank")
-        },
+        arrays={name: {(key, ""): arrays[name] for key, arrays in found.items()} for name in queries.ARRAYS},
         identities={(row["dataset"], row["data_digest"]): IDENTITIES for row in rows},
     )
 
@@ -259,7 +263,9 @@ def write(root: Path, rows: list[dict[str, Any]], content: dict[str, Any]) -> Pa
 
 
 def losses(row: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The epochs of a trial: a loss that falls, to a level and with a noise of its own; the loss on erased images."""
+    """The epochs of a trial: a loss that falls, to a level and with a noise of its own; the loss on erased images; the
+    validation metric of a search's trial, which rises to its value.
+    """
     rng = np.random.default_rng(int(row["key"][:8], 16))
     noise = rng.normal(0, 0.04, (2, row["epochs"]))
     return [
@@ -268,6 +274,7 @@ def losses(row: Mapping[str, Any]) -> list[dict[str, float]]:
             "lr": 0.01,
             "loss": 6.0 * math.exp(-4 * epoch / row["epochs"]) + row["mAP"] + abs(noise[0, epoch - 1]),
             "probe/id/erasing": 4.0 - 3.0 * epoch / row["epochs"] + noise[1, epoch - 1],
+            **({"val/mAP": row["mAP"] * (epoch / row["epochs"]) ** 0.3} if row["evaluate_on"] == "val" else {}),
         }
         for epoch in range(1, row["epochs"] + 1)
     ]

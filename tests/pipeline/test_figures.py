@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.canvas import standalone
 from pipeline.figures import Dot, dot_plot
-from pipeline.search_figures import Tried, front, history, importance, parallel, scatter
+from pipeline.search_figures import Tried, front, history, importance, learning, parallel, scatter
 from pipeline.searches import Space
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,10 +50,18 @@ def trials() -> list[Tried]:
     ]
 
 
+def course(one: Tried) -> list[tuple[float, float]]:
+    """Up to its value: ten epochs, or three of a trial that was stopped."""
+    epochs = 3 if one.pruned else 10
+    return [(float(epoch), one.values[0] * epoch / epochs) for epoch in range(1, epochs + 1)]
+
+
 def drawn(kind: str, tried: list[Tried]) -> str:
     """One of a search's figures."""
     if kind == "history":
         return history(tried, objective=LABELS[0])
+    if kind == "learning":
+        return learning([(one, course(one)) for one in tried], objective=LABELS[0])
     if kind == "front":
         return front(tried, objectives=LABELS)
     if kind == "parallel":
@@ -64,7 +72,7 @@ def drawn(kind: str, tried: list[Tried]) -> str:
     return scatter(having, parameter=kind, space=SPACE[kind], objective=LABELS[0])
 
 
-KINDS = ("history", "front", "parallel", "importance", *SPACE)
+KINDS = ("history", "learning", "front", "parallel", "importance", *SPACE)
 
 
 def texts(svg: str) -> list[str]:
@@ -112,7 +120,7 @@ def test_a_figure_takes_the_page_colours_and_asks_for_nothing(svg: str) -> None:
     assert not re.findall(r'\bid="', svg)  # of two figures in one page
 
 
-@pytest.mark.parametrize("kind", ["history", "model.rh", "front"])
+@pytest.mark.parametrize("kind", ["history", "learning", "model.rh", "front"])
 def test_marks_of_the_search_figures(kind: str) -> None:
     used = [style for _, _, style in marks(drawn(kind, trials()))]
     assert sum("accent-2" in style for style in used) == 1  # the winner's ring
@@ -137,6 +145,15 @@ def test_the_history_s_line_never_falls_and_leaves_stopped_trials_out() -> None:
     heights = [-y for _, y in steps]
     assert heights == sorted(heights)
     assert min(y for _, y, _ in marks(drawn("history", tried))) < min(y for _, y in steps)  # 99 is above the line
+
+
+def test_a_learning_curve_goes_to_where_its_trial_ended() -> None:
+    svg = drawn("learning", trials())
+    (winner,) = (line for line in lines(svg, "var(--accent-2") if len(line) > 2)
+    assert len(winner) == 10
+    (stopped,) = (line for line in lines(svg, "currentColor") if len(line) == 3)
+    (hollow,) = [(x, y) for x, y, style in marks(svg) if "fill: none" in style and "accent-2" not in style]
+    assert stopped[-1] == hollow
 
 
 def test_the_front_s_line_goes_through_what_nothing_beats_alone() -> None:

@@ -236,10 +236,13 @@ def test_the_report_and_the_best_network_are_there_once(
 def test_a_new_report_takes_the_place_of_the_old(bench: Bench) -> None:
     call(bench)
     (bench.root / GENERATED / "index.html").write_text("another page")
+    figure = bench.root / GENERATED / "figures" / "one.svg"
+    figure.rename(figure.with_name("another.svg"))
     assert call(bench).report
     assert not call(bench).report
-    with_it = bench.client.download_artifacts(bench.parent().info.run_id, "report/index.html")
-    assert Path(with_it).read_text() == "another page"
+    there = Path(bench.client.download_artifacts(bench.parent().info.run_id, "report"))
+    assert (there / "index.html").read_text() == "another page"
+    assert [path.name for path in (there / "figures").iterdir()] == ["another.svg"]
 
 
 @pytest.mark.parametrize(

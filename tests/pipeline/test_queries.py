@@ -17,7 +17,11 @@ def written(folder: Path, count: int = 150, length: int = 20) -> dict[str, dict[
     draw = np.random.default_rng(0)
     found = {}
     for number in range(count):
-        own = {"average_precision": draw.random(length), "first_match_rank": draw.integers(1, 9, length).astype(float)}
+        own = {
+            "average_precision": draw.random(length),
+            "first_match_rank": draw.integers(1, 9, length).astype(float),
+            "inverse_negative_penalty": draw.random(length),
+        }
         own["average_precision"][number % length] = np.nan
         branch = {f"drop/{name}": array / 2 for name, array in own.items()} if number % 3 == 0 else {}
         found[f"{number:020x}"] = own | branch
@@ -60,7 +64,11 @@ def test_what_is_not_there_or_damaged_is_said_with_the_remedy(tmp_path: Path) ->
 
 def scores(first: list[float], rule: str = "cross_camera") -> tuple[Scores, dict[str, object]]:
     row = made.trial()
-    arrays = {"average_precision": np.array([0.5, np.nan, 0.25]), "first_match_rank": np.array(first)}
+    arrays = {
+        "average_precision": np.array([0.5, np.nan, 0.25]),
+        "first_match_rank": np.array(first),
+        "inverse_negative_penalty": np.array([0.2, np.nan, 0.1]),
+    }
     placed = {name: {(row["key"], ""): array} for name, array in arrays.items()}
     identities = {("synthetic", row["data_digest"]): np.array([3, 3, 7])}
     row["protocol"] = row["protocol"].replace("cross_camera", rule)
@@ -70,9 +78,14 @@ def scores(first: list[float], rule: str = "cross_camera") -> tuple[Scores, dict
 def test_the_values_of_a_metric_are_those_whose_mean_it_is() -> None:
     found, row = scores([1.0, np.nan, 4.0])
     run = as_run(row)
-    for metric, values in (("mAP", [0.5, np.nan, 0.25]), ("Rank-1", [1, np.nan, 0]), ("Recall@4", [1, np.nan, 1])):
+    for metric, values in (
+        ("mAP", [0.5, np.nan, 0.25]),
+        ("mINP", [0.2, np.nan, 0.1]),
+        ("Rank-1", [1, np.nan, 0]),
+        ("Recall@4", [1, np.nan, 1]),
+    ):
         np.testing.assert_array_equal(found.values(run, "", metric), values)
-    assert found.values(run, "", "mINP") is None
+    assert found.values(run, "", "params_million") is None
     assert found.values(run, "drop", "mAP") is None
     np.testing.assert_array_equal(found.whose(run), [3, 3, 7])
 

@@ -163,7 +163,7 @@ def test_a_search_of_several_settings_and_objectives_has_all_its_figures(wide: P
     names = {name for name in contents(wide) if name.startswith("figures/wide") and name.endswith(".svg")}
     kinds = {name.removeprefix("figures/wide-synthetic-").rpartition("-")[0] or name for name in names}
     assert kinds == {
-        *(f"figures/wide-synthetic-{kind}.svg" for kind in ("history", "front", "parallel", "importance")),
+        *(f"figures/wide-synthetic-{kind}.svg" for kind in ("history", "learning", "front", "parallel", "importance")),
         *("recipe-schedule-peak_lr", "model-drop_rule", "model-alpha", "model-attention"),
     }
     page = (wide / "reports/generated/index.html").read_text()
@@ -220,7 +220,7 @@ def test_plots_for_dvc_have_one_line_a_row_and_one_a_search_trial(demo: Path) ->
 def test_figures_are_documents_of_their_own(demo: Path) -> None:
     files = contents(demo)
     drawn = [name for name in files if name.startswith("figures/") and name.endswith(".svg")]
-    assert len(drawn) == 3 * 3 + 2  # of the search: its history, and the objective by its one setting
+    assert len(drawn) == 3 * 3 + 3  # of the search: its history, learning curves, and the objective by its one setting
     for name in drawn:
         root = ElementTree.fromstring(files[name].decode())
         assert root.tag == "{http://www.w3.org/2000/svg}svg"

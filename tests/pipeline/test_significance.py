@@ -119,10 +119,12 @@ def test_what_cannot_be_tested_says_why() -> None:
     scores = made.scores([*base[0], *other[0]])
     nameless = Scores(arrays=scores.arrays, identities={})
     assert column(build([base, other], nameless))[1].untested == "whose image each query is, is not on record"
-    table = build([base, other], metrics=["mINP"])
-    assert "no mean of such values" in column(table, "mINP")[1].untested
+    halves = {place: first + 0.5 for place, first in scores.arrays["first_match_rank"].items()}
+    tied = Scores(arrays={**scores.arrays, "first_match_rank": halves}, identities=scores.identities)
+    table = build([base, other], tied, metrics=["Rank-1"])
+    assert "no mean of such values" in column(table, "Rank-1")[1].untested
     assert captions.notes(table) == [
-        "Not tested against the reference row: other (Embedded set, mINP): mINP is not on record for each query, "
+        "Not tested against the reference row: other (Embedded set, Rank-1): Rank-1 is not on record for each query, "
         "or no mean of such values."
     ]
 

@@ -52,8 +52,7 @@ def test_what_was_left_alone_agrees(demo: Path, capsys: pytest.CaptureFixture[st
     measured = (
         pd.read_parquet(demo / "results/trials.parquet").query("evaluate_on == 'test'")["status"] == "done"
     ).sum()
-    assert f"checked: {measured * 4:,} metrics of trials, from the values of their queries" in said
-    assert f"cannot be recomputed: {measured:,} mINP of trials: no mean of values that are on record" in said
+    assert f"checked: {measured * 5:,} metrics of trials, from the values of their queries" in said
     assert "cannot be recomputed: 4 values of searches: of trials stopped early, and times" in said
     assert "trials whose record is not in the store here: times, devices, commits" in said
 
@@ -233,7 +232,7 @@ def test_results_are_compared_with_the_records_of_the_store(stored: Path, capsys
     assert verify.run(stored, as_json=False) == 0
     said = capsys.readouterr().out
     assert "checked: 4 records of the store" in said
-    assert "checked: 8 arrays of values of queries, against the store" in said
+    assert "checked: 12 arrays of values of queries, against the store" in said
     path = stored / "results" / queries.PER_QUERY
     table = pq.read_table(path).to_pylist()
     table[1]["first_match_rank"][5] += 40.0
@@ -253,7 +252,7 @@ def test_a_trial_whose_values_were_not_exported_is_found(stored: Path) -> None:
     path = stored / "results" / queries.PER_QUERY
     pq.write_table(pa.Table.from_pylist(pq.read_table(path).to_pylist()[1:]), path)
     found = [one for one in wrong(stored) if one.file.endswith(queries.PER_QUERY)]
-    assert [(one.row, one.found, one.expected) for one in found] == [("row 0", "nothing", "240 values")] * 2
+    assert [(one.row, one.found, one.expected) for one in found] == [("row 0", "nothing", "240 values")] * 3
 
 
 def test_without_a_report_the_message_says_what_makes_one(tmp_path: Path) -> None:

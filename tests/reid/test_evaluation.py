@@ -135,6 +135,7 @@ def check(case: Case, result: RetrievalResult) -> None:
     expected = [
         *(mean(score.ap for score in mine) for mine in of_query),
         *(mean(score.first for score in mine) for mine in of_query),
+        *(mean(score.inp for score in mine) for mine in of_query),
         mean(mean(score.ap for score in each) for each in of_draw),
         mean(mean(score.inp for score in each) for each in of_draw),
         *(
@@ -142,7 +143,8 @@ def check(case: Case, result: RetrievalResult) -> None:
             for k in range(max(case.protocol.ranks or ()))
         ),
     ]
-    found = [*result.average_precision, *result.first_match_rank, result.mean_ap, result.mean_inp, *result.cmc]
+    of_queries = [value for array in result.per_query().values() for value in array]
+    found = [*of_queries, result.mean_ap, result.mean_inp, *result.cmc]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     for ranked, valid in zip(draws, scored, strict=True):
         assert (result.num_valid, result.num_skipped) == (len(valid), len(ranked) - len(valid))

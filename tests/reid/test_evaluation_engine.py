@@ -34,6 +34,7 @@ def clusters() -> tuple[Embeddings, Embeddings]:
 def assert_same(left: RetrievalResult, right: RetrievalResult) -> None:
     np.testing.assert_allclose(left.average_precision, right.average_precision, rtol=1e-12)
     np.testing.assert_array_equal(left.first_match_rank, right.first_match_rank)
+    np.testing.assert_allclose(left.inverse_negative_penalty, right.inverse_negative_penalty, rtol=1e-12)
     np.testing.assert_allclose(left.cmc, right.cmc, rtol=1e-12)
     assert (left.mean_ap, left.mean_inp) == pytest.approx((right.mean_ap, right.mean_inp), rel=1e-12)
 
