@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torchvision  # noqa: F401 - which the first network that is built imports
 
-from pipeline import census, costs, experiments, status
-from pipeline.agenda import Agenda
-from pipeline.params import Params, load
-from pipeline.plan import Plan, expand
-from pipeline.shares import Machines, Node
-from pipeline.store import TrialStore
+from pipeline.commands import status
+from pipeline.planning import experiments
+from pipeline.planning.params import Params, load
+from pipeline.planning.plan import Plan, expand
+from pipeline.planning.shares import Machines, Node
+from pipeline.running import costs
+from pipeline.running.agenda import Agenda
+from pipeline.storage import census
+from pipeline.storage.store import TrialStore
 
 ROOT = Path(__file__).parent.parent
 DATASETS = ("synthetic", "market1501", "veri776", "inshop", "sop")

@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import experiments, export, report
-from pipeline.agenda import Agenda
-from pipeline.curves import Curves
-from pipeline.params import Params, load
-from pipeline.plan import Plan, Trial, expand
-from pipeline.store import TrialStore
+from pipeline import report
+from pipeline.exports import export
+from pipeline.exports.curves import Curves
+from pipeline.planning import experiments
+from pipeline.planning.params import Params, load
+from pipeline.planning.plan import Plan, Trial, expand
+from pipeline.running.agenda import Agenda
+from pipeline.storage.store import TrialStore
 from reid.data import manifest
 from reid.data.dataset import ReidData
 from reid.data.split import make_split

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.search import Outcome, most, propose, stopped_at
-from pipeline.searches import Pruning, Search, Space, Value
+from pipeline.planning.search import Outcome, most, propose, stopped_at
+from pipeline.planning.searches import Pruning, Search, Space, Value
 
 EPOCHS = 40
 RANDOM_TRIALS = 60

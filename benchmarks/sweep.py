@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import execute, provenance
-from pipeline.agenda import Agenda
-from pipeline.desk import Resources
-from pipeline.plan import Plan, Trial, make_trial
-from pipeline.shares import Machines, Share, Shares
-from pipeline.staging import InPlace
-from pipeline.store import TrialStore
-from pipeline.supervision import Interrupts
-from pipeline.trial import Assignment, Terms, record
+from pipeline.planning.plan import Plan, Trial, make_trial
+from pipeline.planning.shares import Machines, Share, Shares
+from pipeline.running import execute
+from pipeline.running.agenda import Agenda
+from pipeline.running.desk import Resources
+from pipeline.running.supervision import Interrupts
+from pipeline.running.trial import Assignment, Terms, record
+from pipeline.storage import provenance
+from pipeline.storage.staging import InPlace
+from pipeline.storage.store import TrialStore
 from reid import methods
 from reid.config import Recipe, TrialConfig
 

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import typer
 
-from pipeline.strict import ParamsError
+from pipeline.planning.strict import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.cluster import Node
-    from pipeline.params import Params
+    from pipeline.planning.params import Params
+    from pipeline.running.cluster import Node
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -53,9 +53,9 @@ def main() -> None:
 @app.command()
 def prepare(dataset: str, root: Root = None) -> None:
     """Read a data set's raw folder (or draw the embedded one), check and pack it."""
-    from pipeline import experiments
-    from pipeline import plan as planning
     from pipeline import prepare as stage
+    from pipeline.planning import experiments
+    from pipeline.planning import plan as planning
 
     params = _known(dataset)
     rows = planning.resolve(
@@ -77,7 +77,7 @@ def split(dataset: str) -> None:
 def plan(as_json: AsJson = False, address: Address = None) -> None:
     """Say what a sweep would train and what that costs, without training anything."""
     nodes = _reached(address)[1]
-    from pipeline import outline
+    from pipeline.running import outline
 
     outline.run(Path.cwd(), as_json=as_json, nodes=nodes)
 
@@ -103,7 +103,7 @@ def status(
     root: Checkout = Path(),
 ) -> None:
     """Say how far a sweep is: done, failed and why, running, waiting, and how long it still takes."""
-    from pipeline import status as stage
+    from pipeline.commands import status as stage
 
     stage.run(root.absolute(), as_json=as_json, watch=watch)
 
@@ -116,7 +116,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Forget failures, so that the next sweep tries those trials; `make retry` starts it, too."""
-    from pipeline import retry as stage
+    from pipeline.commands import retry as stage
 
     sys.exit(stage.run(Path.cwd(), names or (), as_json=as_json))
 
@@ -131,7 +131,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """List what of the trial store nothing that params.yaml declares needs any more."""
-    from pipeline import gc as stage
+    from pipeline.commands import gc as stage
 
     sys.exit(stage.run(Path.cwd(), yes=yes, older_than=older_than, undeclared=undeclared, as_json=as_json))
 
@@ -147,7 +147,7 @@ def report() -> None:
 @app.command()
 def publish() -> None:
     """Give MLflow the last report, and the best network of each table as a model; nothing twice."""
-    from pipeline import publish as step
+    from pipeline.commands import publish as step
 
     sys.exit(step.run(Path.cwd()))
 
@@ -155,7 +155,7 @@ def publish() -> None:
 @app.command()
 def show() -> None:
     """Print the tables of the last report, and where the page is."""
-    from pipeline.params import load
+    from pipeline.planning.params import load
 
     folder = Path("reports/generated")
     if not (folder / "index.html").exists():
@@ -173,7 +173,7 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Say what one printed number rests on: its runs, settings, code, data, cost, comparison and published value."""
-    from pipeline import why as stage
+    from pipeline.commands import why as stage
 
     stage.run(Path.cwd(), table, row, column, as_json=as_json)
 
@@ -181,7 +181,7 @@ def why(
 @app.command()
 def verify(as_json: AsJson = False) -> None:
     """Recompute every printed number from the stored values of the queries; exit code 1 if one is wrong."""
-    from pipeline import verify as stage
+    from pipeline.commands import verify as stage
 
     sys.exit(stage.run(Path.cwd(), as_json=as_json))
 
@@ -189,7 +189,7 @@ def verify(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is here, what is missing and what mends it; exit code 1 if something stops `make repro`."""
-    from pipeline import doctor as stage
+    from pipeline.commands import doctor as stage
 
     sys.exit(stage.run(Path.cwd(), as_json=as_json))
 
@@ -197,7 +197,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def reconcile(as_json: AsJson = False) -> None:
     """Write to MLflow what it lacks of the trials in the store, and close the runs of what died."""
-    from pipeline import reconcile as stage
+    from pipeline.commands import reconcile as stage
 
     sys.exit(stage.run(Path.cwd(), as_json=as_json))
 
@@ -205,8 +205,9 @@ def reconcile(as_json: AsJson = False) -> None:
 @app.command()
 def ui() -> None:
     """Start MLflow's page on 127.0.0.1, over this checkout's runs or over the server that params.yaml names."""
-    from pipeline import addresses, links
-    from pipeline.params import load
+    from pipeline.mlflow_view import addresses
+    from pipeline.planning.params import load
+    from pipeline.reporting import links
 
     params = load(Path("params.yaml"))
     port = urlsplit(params.tracking.ui).port or 5000
@@ -217,7 +218,7 @@ def ui() -> None:
 
 def _reached(option: str | None) -> "tuple[str | None, tuple[Node, ...] | None]":
     """The cluster to run on and its machines; asked before torch is imported, so that what is wrong is said soon."""
-    from pipeline import cluster
+    from pipeline.running import cluster
 
     head = cluster.named(option)
     return head, cluster.reach(head) if head else None
@@ -225,7 +226,7 @@ def _reached(option: str | None) -> "tuple[str | None, tuple[Node, ...] | None]"
 
 def _known(dataset: str) -> "Params":
     """The parameters, once it is sure that they name this data set."""
-    from pipeline.params import load  # takes a while, and `status` does without
+    from pipeline.planning.params import load  # takes a while, and `status` does without
 
     params = load(Path("params.yaml"))
     if dataset not in params.datasets:

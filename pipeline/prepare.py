@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import places
-from pipeline.params import Params, Prepare
-from pipeline.places import Place
-from pipeline.progress import counted
+from pipeline.planning import places
+from pipeline.planning.params import Params, Prepare
+from pipeline.planning.places import Place
+from pipeline.running.progress import counted
 from reid.config import Rule, TrialConfig
 from reid.data import manifest, synthetic
 from reid.data.layout import AbsentError

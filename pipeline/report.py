@@ -12,31 +12,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import (
-    canvas,
+from pipeline.drawing import canvas, figures, raster
+from pipeline.exports import albums, curves, queries
+from pipeline.exports.curves import Curves
+from pipeline.exports.queries import Scores
+from pipeline.exports.results import STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
+from pipeline.planning import figure_kinds, published
+from pipeline.planning.metrics import SCORES
+from pipeline.planning.published import PublishedTable
+from pipeline.reporting import (
     captions,
-    curves,
     evidence,
     experiment_figures,
-    figure_kinds,
-    figures,
     inventory,
     pictures,
-    published,
-    queries,
-    raster,
     render,
     search_report,
     significance,
     tables,
 )
-from pipeline.curves import Curves
-from pipeline.metrics import SCORES
-from pipeline.published import PublishedTable
-from pipeline.queries import Scores
-from pipeline.results import STATUSES, Experiment, PlanFile, Run, read_plan, read_runs
-from pipeline.search_report import SearchReport
-from pipeline.tables import Cell, Group, Panel, Row, Table
+from pipeline.reporting.search_report import SearchReport
+from pipeline.reporting.tables import Cell, Group, Panel, Row, Table
 
 GENERATED = Path("reports") / "generated"
 
@@ -87,7 +83,7 @@ def read(root: Path) -> Inputs:
 
 
 def _galleries(folder: Path) -> list[render.Gallery]:
-    return [render.Gallery(album=album, plates=pictures.plates(album, folder)) for album in pictures.read(folder)]
+    return [render.Gallery(album=album, plates=pictures.plates(album, folder)) for album in albums.read(folder)]
 
 
 def table_of(inputs: Inputs, experiment: Experiment) -> Table:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.params import Params
+from pipeline.planning.params import Params
 from reid.data import manifest
 from reid.data.readers import reader
 from reid.data.split import make_split

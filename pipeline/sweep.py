@@ -8,18 +8,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import cluster, costs, export, locks, outline, staging
-from pipeline.agenda import Agenda
-from pipeline.cluster import Node
-from pipeline.desk import Resources
-from pipeline.outline import Outlook
-from pipeline.params import Params, ParamsError, load
-from pipeline.progress import Sight
-from pipeline.remote import store_at
-from pipeline.shares import Machines, Share
-from pipeline.supervision import NO_ROOM, InterruptedSweep, Interrupts
-from pipeline.tracking import Tracker
-from pipeline.trial import Terms
+from pipeline.exports import export
+from pipeline.mlflow_view.tracking import Tracker
+from pipeline.planning.params import Params, ParamsError, load
+from pipeline.planning.shares import Machines, Share
+from pipeline.running import cluster, costs, outline
+from pipeline.running.agenda import Agenda
+from pipeline.running.cluster import Node
+from pipeline.running.desk import Resources
+from pipeline.running.outline import Outlook
+from pipeline.running.progress import Sight
+from pipeline.running.supervision import NO_ROOM, InterruptedSweep, Interrupts
+from pipeline.running.trial import Terms
+from pipeline.storage import locks, staging
+from pipeline.storage.remote import store_at
 
 REFUSED, UNFINISHED, LOCKED = 2, 3, 4
 _UNFINISHED = "unfinished: nothing done is lost; the same command goes on from here"
@@ -105,7 +107,7 @@ def _session(root: Path, params: Params, agenda: Agenda, address: str | None) ->
     """
     if address:
         os.environ.update(cluster.SETTINGS)
-    from pipeline import execute  # Ray takes seconds to import and is not needed when all is done
+    from pipeline.running import execute  # Ray takes seconds to import and is not needed when all is done
 
     terms = Terms(
         store=agenda.store,
@@ -138,7 +140,7 @@ def _needs(root: Path, params: Params, agenda: Agenda, resources: Resources) -> 
 
 
 def _train(agenda: Agenda, resources: Resources, tracker: Tracker, interrupts: Interrupts) -> None:
-    from pipeline import execute
+    from pipeline.running import execute
 
     at_once = max(map(resources.machines.at_once, _shares(agenda, resources)), default=1)  # of those that need least
     try:

@@ -132,7 +132,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """The one Ray session of all tests that need one."""
-    from pipeline import execute  # not on a machine that has only what `reid` needs
+    from pipeline.running import execute  # not on a machine that has only what `reid` needs
 
     with execute.session(cpus=2):
         yield

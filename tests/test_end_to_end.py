@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import locks
+from pipeline.storage import locks
 from tests.conftest import Project
 from tests.test_readme import COMMANDS
 

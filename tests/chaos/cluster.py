@@ -9,15 +9,15 @@ import threading
 import time
 from pathlib import Path
 
-from pipeline import execute  # before ray: it sets what Ray reads when it is imported
+from pipeline.running import execute  # before ray: it sets what Ray reads when it is imported
 
 import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
 
-from pipeline.agenda import Agenda
-from pipeline.plan import Plan
-from pipeline.store import TrialStore
-from pipeline.supervision import Interrupts
+from pipeline.planning.plan import Plan
+from pipeline.running.agenda import Agenda
+from pipeline.running.supervision import Interrupts
+from pipeline.storage.store import TrialStore
 from tests.chaos import fake
 from tests.chaos.sweep import resources
 

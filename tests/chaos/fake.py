@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from pipeline import trial
-from pipeline.plan import Trial, make_trial
-from pipeline.store import TrialStore
-from pipeline.trial import Assignment
+from pipeline.planning.plan import Trial, make_trial
+from pipeline.running import trial
+from pipeline.running.trial import Assignment
+from pipeline.storage.store import TrialStore
 from reid import checkpoint, methods
 from reid.config import Recipe, Schedule, TrialConfig
 from reid.evaluation import Embeddings, evaluate

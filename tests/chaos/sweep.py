@@ -5,16 +5,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import cluster, locks, sweep
-from pipeline.agenda import Agenda
-from pipeline.desk import Resources
-from pipeline.plan import Plan
-from pipeline.progress import Sight
-from pipeline.shares import Machines, Node, Share, Shares
-from pipeline.staging import InPlace
-from pipeline.store import TrialStore
-from pipeline.supervision import InterruptedSweep, Interrupts
-from pipeline.trial import Assignment, Terms
+from pipeline import sweep
+from pipeline.planning.plan import Plan
+from pipeline.planning.shares import Machines, Node, Share, Shares
+from pipeline.running import cluster
+from pipeline.running.agenda import Agenda
+from pipeline.running.desk import Resources
+from pipeline.running.progress import Sight
+from pipeline.running.supervision import InterruptedSweep, Interrupts
+from pipeline.running.trial import Assignment, Terms
+from pipeline.storage import locks
+from pipeline.storage.staging import InPlace
+from pipeline.storage.store import TrialStore
 from tests.chaos import fake
 
 
@@ -22,7 +24,7 @@ def main(root: Path, count: int, address: str | None = None) -> int:
     """As `pipeline.sweep.run`, without data, experiments and MLflow."""
     if address:
         os.environ.update(cluster.SETTINGS)
-    from pipeline import execute
+    from pipeline.running import execute
 
     try:
         with Interrupts(sweep.UNFINISHED) as interrupts, locks.alone(root / "sweep.lock"):

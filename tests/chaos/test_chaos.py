@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.agenda import Agenda
-from pipeline.plan import Plan, Trial
-from pipeline.store import TrialStore
-from pipeline.supervision import Interrupts
+from pipeline.planning.plan import Plan, Trial
+from pipeline.running.agenda import Agenda
+from pipeline.running.supervision import Interrupts
+from pipeline.storage.store import TrialStore
 from tests.chaos import fake
 from tests.chaos.sweep import resources
 from tests.conftest import FULL, takes_minutes
@@ -52,7 +52,8 @@ def run_here(trials: list[Trial], store: TrialStore) -> None:
     """Run trials in a process of its own, one by one."""
     fake.write_acts(store.root, {}, seconds=0)
     code = (
-        "import sys; from pathlib import Path; from pipeline.store import TrialStore; from tests.chaos import fake\n"
+        "import sys; from pathlib import Path; from pipeline.storage.store import TrialStore\n"
+        "from tests.chaos import fake\n"
         "from tests.chaos.sweep import assignment\n"
         "store = TrialStore(Path(sys.argv[1]))\n"
         "for trial in fake.trials(int(sys.argv[2])):\n"
@@ -176,7 +177,7 @@ def sweep(ray_session: None, tmp_path: Path) -> Callable[..., tuple[Agenda, Tria
     """Run fake trials in this process's session, with what is to befall them."""
     from ray import cloudpickle
 
-    from pipeline import execute
+    from pipeline.running import execute
 
     cloudpickle.register_pickle_by_value(fake)  # a worker cannot import it
     store = TrialStore(tmp_path / "trials")
@@ -297,7 +298,7 @@ def test_trials_that_hang_are_ended_within_10_seconds_of_their_limit(
 def test_a_full_disk_stops_the_sweep_and_not_its_record(
     sweep: Callable[..., tuple[Agenda, TrialStore]], undisturbed: TrialStore, epoch: int, step: int
 ) -> None:
-    from pipeline.execute import HaltedError
+    from pipeline.running.execute import HaltedError
 
     (trial,) = fake.trials(1)
     with pytest.raises(HaltedError, match=r"^disk full: .*(File too large|No space)"):
@@ -333,7 +334,7 @@ def test_a_machine_that_dies_takes_no_trial_with_it(tmp_path: Path, undisturbed:
 def test_six_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"
-        "from pipeline.store import TrialStore\n"
+        "from pipeline.storage.store import TrialStore\n"
         "store = TrialStore(Path(sys.argv[1]))\n"
         "for number in range(30):\n"
         "    trial = SimpleNamespace(key=f'{number:020x}', spec={'number': number})\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import TrialStore
+from pipeline.storage.store import TrialStore
 from tests.chaos import fake
 from tests.chaos.nodes import BIN, Machines, machines
 from tests.conftest import FULL, ROOT, Project, takes_minutes

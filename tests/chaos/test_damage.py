@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import trial
-from pipeline.store import TrialStore
+from pipeline.running import trial
+from pipeline.storage.store import TrialStore
 from tests.chaos import fake
 from tests.chaos.sweep import assignment
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import addresses
+from pipeline.mlflow_view import addresses
 from tests.services import BUCKET, s3
 
 

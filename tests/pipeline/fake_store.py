@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any
 
-from pipeline.plan import Trial
-from pipeline.store import TrialStore
+from pipeline.planning.plan import Trial
+from pipeline.storage.store import TrialStore
 from reid import methods
 from reid.config import Recipe, TrialConfig
 

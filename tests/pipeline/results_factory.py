@@ -17,10 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import curves, experiments, queries
-from pipeline.experiments import Row
-from pipeline.export import MEASURED
-from pipeline.queries import Scores
+from pipeline.exports import curves, queries
+from pipeline.exports.export import MEASURED
+from pipeline.exports.queries import Scores
+from pipeline.planning import experiments
+from pipeline.planning.experiments import Row
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, to_dict
 
 ROOT = Path(__file__).parents[2]

@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 from reid.data import manifest as manifests
+from tests.pipeline.planning.test_params import TEXT
 from tests.pipeline.test_cli import call
-from tests.pipeline.test_params import TEXT
 from tests.reid.data import matwriter, miniatures
 from tests.reid.data.miniatures import Shot
 

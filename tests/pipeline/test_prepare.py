@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import places, prepare
-from pipeline.params import Packing, Params, load
+from pipeline import prepare
+from pipeline.planning import places
+from pipeline.planning.params import Packing, Params, load
 from reid.config import BOTH_PARTS, Protocol, Recipe, Rule, Settings, TrialConfig
 from reid.data.layout import AbsentError
 from reid.data.manifest import match_warnings, read

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from pipeline import report
-from pipeline.results import STATUSES, PlanFile, SearchEntry, as_run, read_plan, read_runs
-from pipeline.search_report import importances, tried
+from pipeline.exports.results import STATUSES, PlanFile, SearchEntry, as_run, read_plan, read_runs
+from pipeline.reporting.search_report import importances, tried
 from tests.pipeline import results_factory as made
 
 CHROMIUM = shutil.which("chromium")

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import experiments, locks, outline, sweep
-from pipeline.agenda import Agenda
-from pipeline.params import load
-from pipeline.plan import Plan, expand
-from pipeline.store import TrialStore
-from pipeline.strict import ParamsError
+from pipeline import sweep
+from pipeline.planning import experiments
+from pipeline.planning.params import load
+from pipeline.planning.plan import Plan, expand
+from pipeline.planning.strict import ParamsError
+from pipeline.running import outline
+from pipeline.running.agenda import Agenda
+from pipeline.storage import locks
+from pipeline.storage.store import TrialStore
 from reid.data.decode import Fit
 from reid.data.pack import PackInfo
-from tests.pipeline.test_agenda import Endless
+from tests.pipeline.running.test_agenda import Endless
 
 ROOT = Path(__file__).parent.parent.parent
 

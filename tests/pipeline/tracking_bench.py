@@ -8,12 +8,13 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline import addresses, provenance
-from pipeline.keys import setting_key, trial_key, trial_spec
-from pipeline.params import Params, load
-from pipeline.plan import Trial
-from pipeline.store import TrialStore
-from pipeline.tracking import Mirror, Tracker
+from pipeline.mlflow_view import addresses
+from pipeline.mlflow_view.tracking import Mirror, Tracker
+from pipeline.planning.keys import setting_key, trial_key, trial_spec
+from pipeline.planning.params import Params, load
+from pipeline.planning.plan import Trial
+from pipeline.storage import provenance
+from pipeline.storage.store import TrialStore
 from reid import methods
 from reid.config import TrialConfig
 

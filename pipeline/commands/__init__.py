@@ -1,0 +1,1 @@
+"""What people ask beside the stages: `status`, `doctor`, `why`, `verify` and the others."""

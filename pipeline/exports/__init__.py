@@ -1,0 +1,1 @@
+"""What a sweep leaves in `results/`: written by the sweep, read by the report."""
