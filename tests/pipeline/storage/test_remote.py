@@ -329,7 +329,7 @@ WORKER = """
 import os, sys
 from pipeline.storage.remote import RemoteStore
 from tests.chaos import fake
-from tests.pipeline import test_remote
+from tests.pipeline.storage import test_remote
 url, cache, seeds, dies = sys.argv[1], sys.argv[2], [int(seed) for seed in sys.argv[3].split(",")], sys.argv[4]
 store = RemoteStore(url, cache)
 for number, one in enumerate(fake.trials(24)):
