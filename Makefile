@@ -28,7 +28,7 @@ repro: install  ## run what is missing of the pipeline, then print the tables
 	@python -m pipeline show
 
 test: install  ## run the tests, the whole pipeline on a tiny data set among them
-	@pytest --numprocesses 2 --dist loadgroup
+	@pytest --numprocesses 3 --dist loadgroup
 
 check: install  ## formatting, lint, types; nothing is changed
 	@ruff format --check .
