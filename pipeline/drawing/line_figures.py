@@ -121,7 +121,7 @@ def by_epoch(lines: Sequence[Line], *, y_title: str, mark: tuple[float, str] | N
     values = [value for line in lines for value in (*line.mean, *line.low, *line.high)]
     marked = mark is not None and mark[0] <= last
     plot = Plot(
-        Scale(0.0, last),
+        Scale(0.0, last, whole=True),
         Scale.over(values, log=log, margin=0.04),
         x_title="epoch",
         y_title=y_title,

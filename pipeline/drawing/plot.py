@@ -15,13 +15,14 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 class Scale:
     """An axis: values from `low` to `high`, on a logarithmic scale with `log`; of names, their places instead.
 
-    `low` and `high` of `names` are half a step outside the first and the last.
+    `low` and `high` of `names` are half a step outside the first and the last. `whole`: only whole numbers are written.
     """
 
     low: float
     high: float
     log: bool = False
     names: tuple[str, ...] = ()
+    whole: bool = False
 
     @staticmethod
     def over(values: Sequence[float], *, log: bool = False, margin: float = 0.06) -> "Scale":
@@ -53,8 +54,10 @@ class Scale:
 
     def _even_ticks(self, most: int) -> list[tuple[float, str]]:
         rough = (self.high - self.low) / most
+        rough = max(rough, 1.0) if self.whole else rough
         unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * factor for factor in _STEPS if unit * factor >= rough * (1 - 1e-9))
+        steps = [unit * factor for factor in _STEPS if not self.whole or (unit * factor).is_integer()]
+        step = next(step for step in steps if step >= rough * (1 - 1e-9))
         digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (abs(step / unit - 2.5) < 1e-9 and step < 10)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(place * step, f"{place * step + 0.0:.{digits}f}") for place in range(first, last + 1)]

@@ -38,8 +38,8 @@ def history(tried: Sequence[Tried], *, objective: str) -> str:
         objective: what the axis measures.
     """
     numbers = [float(one.number) for one in tried]
-    whole = Scale(-0.5, max(numbers) + 0.5)
-    plot = Plot(whole, _over(tried, 0), x_title="trial", y_title=objective)
+    trials = Scale(-0.5, max(numbers) + 0.5, whole=True)
+    plot = Plot(trials, _over(tried, 0), x_title="trial", y_title=objective)
     finished = [one for one in tried if not one.pruned]
     best = [max(one.values[0] for one in finished[: place + 1]) for place in range(len(finished))]
     if finished:
@@ -58,7 +58,7 @@ def learning(courses: Sequence[tuple[Tried, Points]], *, objective: str) -> str:
     """
     seen = [point for _, points in courses for point in points]
     epochs, values = zip(*seen, strict=True)
-    plot = Plot(Scale.over(epochs), Scale.over(values), x_title="epoch", y_title=objective)
+    plot = Plot(Scale(0.0, 1.04 * max(epochs), whole=True), Scale.over(values), x_title="epoch", y_title=objective)
     found = {one.number: points for one, points in courses}
     for one, share in _worst_first([one for one, _ in courses]):
         colour, width, alpha = _stroke(one, share)

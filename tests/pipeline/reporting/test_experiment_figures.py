@@ -190,6 +190,13 @@ def test_ticks_are_round_increasing_and_inside(low: float, span: float, log: boo
         assert float(text) == pytest.approx(value, rel=5e-3, abs=1e-9 + 0.005 * (scale.high - scale.low))
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 12, 13, 40, 120, 150, 400])
+def test_epochs_are_whole_numbers(last: int) -> None:
+    ticks = Scale(0.0, float(last), whole=True).ticks()
+    assert [text for _, text in ticks] == [str(round(value)) for value, _ in ticks]
+    assert 2 <= len(ticks) <= 7
+
+
 def test_places_are_in_proportion_and_kept_in_the_frame() -> None:
     plot = Plot(Scale(0, 10), Scale(0, 4), x_title="x")
     (left, middle, right) = plot.places([(0, 0), (5, 2), (10, 99)])
