@@ -159,11 +159,11 @@ class Desk:
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
         attempt = self._attempts[key]
-        over = any(past > limit + _GRACE_SECONDS for past, limit, _ in self._limits(key))
+        over = [words for past, limit, words in self._limits(key) if past > limit + _GRACE_SECONDS]
         if over and attempt.failure is None:
-            reason = "timeout: over a limit, and no answer from the worker"
+            reason = f"timeout: {over[0]}, and its worker does not answer"
             attempt.failure = Failure(cause=Cause.TIMEOUT, reason=reason)
-        return over
+        return bool(over)
 
     def _limits(self, key: str) -> Iterator[tuple[float, float, str]]:
         """The seconds that have passed of each limit of an attempt, those it has, and what the limit says."""

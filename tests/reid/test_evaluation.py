@@ -18,6 +18,7 @@ from reid.evaluation import Embeddings, RetrievalResult, evaluate, measures
 from reid.evaluation import distances as distances_module
 from reid.evaluation.rules import one_shot_draws
 from tests.conftest import FULL
+from tests.reid.test_evaluation_engine import clusters
 
 Array = NDArray[Any]
 Ranked = list[tuple[float, bool]]  # the distance of each ranked image, and whether it matches
@@ -259,19 +260,6 @@ def test_every_trap_is_often_among_the_cases() -> None:
         look()
     assert set(seen) == TRAPS
     assert min(seen.values()) >= 10, seen
-
-
-def clusters() -> tuple[Embeddings, Embeddings]:
-    """Noisy images of 12 identities by 4 cameras, with distractors and junk, and one query that finds nothing."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(15, 24))
-    ids, gallery_ids = rng.integers(1, 13, 60), rng.integers(-1, 13, 300)
-    ids[3] = 14
-    sides = []
-    for own in (ids, gallery_ids):
-        features = centres[own] + 2 * rng.normal(size=(len(own), 24))
-        sides.append(Embeddings(features.astype(np.float32), own, rng.integers(0, 4, len(own))))
-    return sides[0], sides[1]
 
 
 @pytest.mark.parametrize("kind", AP_KINDS)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,6 @@ from pipeline.storage.staging import InPlace
 from pipeline.storage.store import TrialStore
 from reid import methods
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, TrialConfig
-from reid.data import synthetic
-from reid.data.manifest import read as read_manifest
-from reid.data.market1501 import read
-from reid.data.pack import pack
-from reid.data.split import make_split
 
 if TYPE_CHECKING:
     from pipeline.running.execute import Work
@@ -39,18 +33,6 @@ RECIPE = Recipe(
     augment=Augment(),
     schedule=Schedule(epochs=2),
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    small = synthetic.SyntheticConfig(train_identities=8, test_identities=4, distractors=2, junk=2)
-    synthetic.draw(folder / "raw", small)
-    pack(folder / "raw", read(folder / "raw"), folder / "synthetic", image_size=(64, 32), workers=1)
-    split = make_split(read_manifest(folder / "synthetic" / "manifest.parquet"), val_fraction=0.4, seed=0)
-    split.save(folder / "synthetic" / "split.json")
-    shutil.copytree(folder / "synthetic", folder / "market1501")
-    return folder
 
 
 SHARE, WIDE = Share(cpus=1, gpus=0.0, processes=1), Share(cpus=2, gpus=0.0, processes=1)
