@@ -39,6 +39,9 @@ LAYERS = {  # what a file there may import of its own package
     "pipeline/drawing": {"drawing", "planning"},
     "pipeline/exports": {"exports", "running", "storage", "drawing", "planning"},
     "pipeline/reporting": {"reporting", "exports", "drawing", "planning"},
+    "pipeline/commands": {
+        *("commands", "report", "reporting", "exports", "drawing", "mlflow_view", "running", "storage", "planning"),
+    },
 }
 STAGES = {"prepare", "split", "sweep", "report"}
 
