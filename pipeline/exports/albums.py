@@ -6,6 +6,7 @@ from pathlib import Path
 import pydantic
 
 from pipeline.drawing.figures import file_stem
+from pipeline.exports.results import validated
 from reid.visualize.picture import Shown, What
 
 INDEX = "index.json"
@@ -79,11 +80,4 @@ def read(folder: Path) -> list[Album]:
         FileNotFoundError: there is none.
         ValueError: a field lacks or has a wrong type; the message names its path.
     """
-    path = folder / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; the sweep stage writes it: dvc repro sweep")
-    try:
-        return pydantic.TypeAdapter(list[Album]).validate_json(path.read_bytes())
-    except pydantic.ValidationError as error:
-        where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ValueError(f"{path}: {where}") from error
+    return validated(pydantic.TypeAdapter(list[Album]), folder / INDEX)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.exports.results import present
 from pipeline.storage.store import TrialStore
 
 FILE = "curves.parquet"
@@ -50,9 +51,7 @@ class Curves:
         Raises:
             FileNotFoundError: the sweep has not written it.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there; the sweep stage writes it: dvc repro sweep")
-        return Curves(pq.read_table(path))
+        return Curves(pq.read_table(present(path)))
 
     def of(self, key: str) -> Curve | None:
         """A trial's record; None where it has none, as one that only scores another's network."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import pydantic
@@ -13,6 +13,8 @@ from pipeline.planning.experiments import Kind
 from pipeline.planning.figure_kinds import Figure
 from pipeline.planning.metrics import COSTS, SCORES
 from pipeline.planning.searches import Objective, Space, Value
+
+Content = TypeVar("Content")
 
 MEASURED = SCORES + COSTS  # what a trial has a number of
 STATUSES = ("done", "pruned", "failed", "missing")
@@ -149,11 +151,7 @@ def read_plan(path: Path) -> PlanFile:
         FileNotFoundError: there is no such file.
         ValueError: a field lacks or has a wrong type; the message names its path.
     """
-    try:
-        return pydantic.TypeAdapter(PlanFile).validate_json(present(path).read_bytes())
-    except pydantic.ValidationError as error:
-        where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ValueError(f"{path}: {where}") from error
+    return validated(pydantic.TypeAdapter(PlanFile), path)
 
 
 def read_runs(path: Path) -> dict[str, Run]:
@@ -173,6 +171,20 @@ def read_runs(path: Path) -> dict[str, Run]:
         raise ValueError(f"{path}: unknown status {', '.join(strange)}; expected {', '.join(STATUSES)}")
     runs = [as_run(record) for record in frame.to_dict("records")]
     return {run.key: run for run in runs}
+
+
+def validated(adapter: pydantic.TypeAdapter[Content], path: Path) -> Content:
+    """A JSON file that the sweep stage writes, as what the adapter says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a field lacks or has a wrong type; the message names its path.
+    """
+    try:
+        return adapter.validate_json(present(path).read_bytes())
+    except pydantic.ValidationError as error:
+        where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError(f"{path}: {where}") from error
 
 
 def present(path: Path) -> Path:
