@@ -1,10 +1,13 @@
 # Two commands do everything: `make repro` (the pipeline on the embedded data set) and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := TMPDIR=$(CURDIR)/.venv/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check
+GIGABYTES := 11
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install repro test check format ui bench lock retry clean
 
@@ -16,10 +19,14 @@ install: .venv/installed  ## make .venv and install the pinned packages, if miss
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@[ -e .venv ] || $(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(free < $(GIGABYTES) and \
+	  f"Installing needs $(GIGABYTES) GB on the disk of this checkout (7 of them stay in use), and {free:.1f} GB are free: make room there.")'
 	@echo "Installing the pinned packages into .venv (about 7 GB on disk; some minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -rf .venv/tmp && mkdir .venv/tmp
+	@$(PIP) --no-cache-dir --require-hashes -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@rm -rf .venv/tmp
 	@touch $@
 
 repro: install  ## run what is missing of the pipeline, then print the tables

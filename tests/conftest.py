@@ -107,9 +107,9 @@ def _shrink(tree: dict) -> None:  # type: ignore[type-arg]
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests come first, so that no worker is left alone with them at the end; which of them share a worker.
+    """Slow tests come first, so that no worker is left alone with them at the end; which tests share a worker.
 
-    Those of the one Ray session do, and those of a file, whose set-up may take long.
+    Those of the one Ray session do, the slow ones of a file, and those with a set-up for their whole file.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if not config.pluginmanager.hasplugin("xdist"):
@@ -117,8 +117,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.get_closest_marker("slow") is not None:
+        elif item.get_closest_marker("slow") is not None or _has_set_up_for_its_file(item):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def _has_set_up_for_its_file(item: pytest.Item) -> bool:
+    found = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()  # no public way
+    return any(definition.scope == "module" for definitions in found for definition in definitions)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -4,6 +4,7 @@ Nothing is ignored or converted on the way: an unknown key, text where a number 
 and all problems of a file are told at once.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -85,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: no such file, bad YAML (with its line), a key given twice, or no mapping.
     """
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        tree = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ParamsError([f"{path}: no such file; run this from the folder that has it"]) from None
     except UnicodeDecodeError as error:
@@ -96,6 +97,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "nothing" if tree is None else "no keys"
         raise ParamsError([f"{path.name}: expected a mapping (key: value), found {found}"])
     return tree
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """What a YAML text holds: a command reads the same files more than once, and to parse them takes a third of it."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 @functools.cache

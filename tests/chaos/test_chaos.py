@@ -273,7 +273,7 @@ def test_trials_that_hang_are_ended_within_10_seconds_of_their_limit(
         holder.key: [act("hold", attempt=0)],
         frozen.key: [act("freeze", attempt=0)],
     }
-    agenda, store = sweep([sleeper, holder, frozen, *others], acts, silent_seconds=3.0, max_failures=0)
+    agenda, store = sweep([sleeper, holder, frozen, *others], acts, silent_seconds=6.0, max_failures=0)
     assert agenda.failed == {sleeper.key, holder.key, frozen.key}
     for trial in others:
         assert outcomes(store, trial) == ["done"]
@@ -281,9 +281,9 @@ def test_trials_that_hang_are_ended_within_10_seconds_of_their_limit(
         (attempt,) = store.attempts(trial.key)
         assert attempt["reason"].startswith("timeout: ")
         took = datetime.fromisoformat(attempt["ended"]) - datetime.fromisoformat(attempt["started"])
-        assert took.total_seconds() <= 3 + 10 + 1  # both are whole seconds
+        assert took.total_seconds() <= 6 + 10 + 1  # both are whole seconds
     for trial in (sleeper, holder):
-        assert store.failure(trial.key)["reason"] == "timeout: no epoch ended within 0.05 min"
+        assert store.failure(trial.key)["reason"] == "timeout: no epoch ended within 0.1 min"
         assert re.search(r"fake\.py", store.failure(trial.key)["detail"])  # where it hung
 
 

@@ -1,7 +1,8 @@
 """Several processes that share a batch, against one that has it alone."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,19 @@ def waited_for(processes: list[Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """For files of a gigabyte each, which do not stay."""
+    path = tmp_path_factory.mktemp("several")
+    for name in ("one", "two", "four"):
+        (path / name).mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def one(folders: Path) -> Path:
     """What one process finds."""
-    folder = tmp_path_factory.mktemp("one")
+    folder = folders / "one"
     torch.set_num_threads(1)
     several.all_steps(folder, several.CASES)
     with several.double():
@@ -46,9 +57,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(one: Path, folders: Path) -> Path:
     """What two find."""
-    folder = tmp_path_factory.mktemp("two")
+    folder = folders / "two"
     (folder / "of_one.safetensors").write_bytes((one / "state.safetensors").read_bytes())
     processes = several.launch("all", 2, folder)
     words = waited_for(processes)
@@ -57,9 +68,9 @@ def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four(folders: Path) -> Path:
     """What four find."""
-    folder = tmp_path_factory.mktemp("four")
+    folder = folders / "four"
     processes = several.launch("all", 4, folder)
     words = waited_for(processes)
     assert [process.returncode for process in processes] == [0] * 4, words

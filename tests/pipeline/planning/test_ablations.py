@@ -5,6 +5,7 @@ that a swapped variant cannot hide behind its label; where no flag speaks of a v
 """
 
 import csv
+import functools
 import importlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from pipeline.planning.plan import resolve
 from reid import methods
 from reid.config import TrialConfig, flatten, to_dict
 
+pytestmark = pytest.mark.xdist_group(__name__)  # all rest on the rows resolved, which takes long
 PARAMS = load(Path(__file__).parents[3] / "params.yaml")
 PROFILES = tuple(PARAMS.profiles)
 ALL = experiments.load(tuple(experiments.names()))
@@ -173,6 +175,7 @@ class Asked:
     config: TrialConfig
 
 
+@functools.cache
 def resolved(profile: str) -> dict[str, list[Asked]]:
     """All rows of ours by experiment."""
     configs = resolve(PARAMS.model_copy(update={"profile": profile}), ALL)
@@ -184,9 +187,6 @@ def resolved(profile: str) -> dict[str, list[Asked]]:
         ]
         for experiment in ALL
     }
-
-
-RESOLVED = {profile: resolved(profile) for profile in PROFILES}
 
 
 def flagged() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -204,7 +204,7 @@ OWN = list(flagged())
 
 def rows_of(stem: str, method: str, profile: str) -> list[Asked]:
     """The rows of ours that stand for a printed one."""
-    return [asked for asked in RESOLVED[profile].get(stem, []) if method == asked.row.published_method]
+    return [asked for asked in resolved(profile).get(stem, []) if method == asked.row.published_method]
 
 
 def wrong_flags(paper: str, flags: dict[str, Any], config: TrialConfig) -> dict[str, tuple[Any, Any]]:
@@ -260,7 +260,7 @@ def test_every_row_of_ours_in_a_table_is_a_printed_variant() -> None:
     """So that none escapes the test above; AGW's own row of ES-Net's Table VII is another paper's method."""
     printed = {(stem, method) for stem, method, _ in OWN} | {("esnet_tablevii", "AGW")}
     for stem in PRINTED_HERE:
-        ours = [(stem, item.row.published_method) for item in RESOLVED["paper"][stem]]
+        ours = [(stem, item.row.published_method) for item in resolved("paper")[stem]]
         assert set(ours) <= printed
 
 
@@ -294,13 +294,13 @@ FIGURES: dict[str, tuple[tuple[Meaning, ...], list[tuple[Any, ...]]]] = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_sweeps_what_the_paper_s_does(name: str, profile: str) -> None:
     meanings, points = FIGURES[name]
-    assert [tuple(item.read(asked.config) for item in meanings) for asked in RESOLVED[profile][name]] == points
+    assert [tuple(item.read(asked.config) for item in meanings) for asked in resolved(profile)[name]] == points
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_moves_nothing_else(name: str) -> None:
     spoken = frozenset().union(*(item.fields for item in FIGURES[name][0]))
-    for asked in RESOLVED["paper"][name]:
+    for asked in resolved("paper")[name]:
         assert moved(asked.config) <= spoken, asked.label
 
 
@@ -318,7 +318,7 @@ def test_every_row_builds_and_embeds_images_of_its_size(profile: str) -> None:
     """A small trunk of the same strides, on the meta device, where nothing is computed: sizes are as in a trial."""
     labels = {
         (item.config.method, item.config.model, item.config.recipe.image_size): item.label
-        for asked in RESOLVED[profile].values()
+        for asked in resolved(profile).values()
         for item in asked
     }
     for (method, model, size), label in labels.items():

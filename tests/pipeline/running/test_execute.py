@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,12 +113,41 @@ def run(
     return agenda, notes
 
 
-def test_trials_of_two_shares_share_the_machine(ray_session: None, data: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that is over."""
+
+    agenda: Agenda
+    notes: Notes
+    store: TrialStore
+
+    def heard_of(self, key: str) -> list[str]:
+        return [what for what, of in self.notes.events if of == key]
+
+
+def good() -> list[Trial]:
+    return [trial(seed) for seed in (0, 1, 2, 3, 4, 6)]
+
+
+def bad() -> Trial:
+    return trial(rh=1.0)
+
+
+def wild() -> Trial:
+    recipe = replace(RECIPE, schedule=Schedule(epochs=2, peak_lr=1e36))
+    return make_trial(replace(trial().config, recipe=recipe), "synthetic", DIGESTS)
+
+
+@pytest.fixture(scope="module")
+def swept(ray_session: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """One that raises, trials that end well, and one that diverges."""
+    store = TrialStore(tmp_path_factory.mktemp("swept"))
+    return Swept(*run([bad(), *good(), wild()], store, data, max_failures=2), store)
+
+
+def test_trials_of_two_shares_share_the_machine(swept: Swept) -> None:
     """On two cores: one that takes both, and those that take one each; workers are used again by their own kind."""
-    trials, store = [trial(seed) for seed in (0, 1, 2, 3, 4, 6)], TrialStore(tmp_path / "trials")
-    agenda, _ = run(trials, store, data)
-    assert agenda.complete()
-    assert not agenda.failed
+    trials, store = good(), swept.store
     costs = [store.result(item.key)["cost"] for item in trials]
     assert [cost["cpus"] for cost in costs] == [1, 2, 1, 2, 1, 1]
     for item, cost in zip(trials, costs, strict=True):
@@ -131,14 +161,10 @@ def test_trials_of_two_shares_share_the_machine(ray_session: None, data: Path, t
     assert len(wide) == 1
 
 
-def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_path: Path) -> None:
-    trials, store = [trial(seed) for seed in range(3)], TrialStore(tmp_path / "trials")
-    agenda, notes = run(trials, store, data)
-    assert agenda.complete()
-    assert not agenda.failed
-    for item in trials:
-        heard = [what for what, key in notes.events if key == item.key]
-        assert heard == ["started", "epoch 1", "epoch 2", "done"]
+def test_trials_run_and_listeners_hear_of_it(swept: Swept) -> None:
+    store = swept.store
+    for item in good():
+        assert swept.heard_of(item.key) == ["started", "epoch 1", "epoch 2", "done"]
         result = store.result(item.key)
         assert result["epochs"] == 2
         assert 0 < result["metrics"]["mAP"] <= 1
@@ -149,78 +175,71 @@ def test_trials_run_and_listeners_hear_of_it(ray_session: None, data: Path, tmp_
     assert not (store.root / ".tune").exists()
 
 
-def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(
-    ray_session: None, data: Path, tmp_path: Path
-) -> None:
-    bad, good = trial(rh=1.0), trial()
-    store = TrialStore(tmp_path / "trials")
-    agenda, notes = run([bad, good], store, data)
-    assert agenda.complete()
-    assert agenda.failed == {bad.key}
-    assert "covers all of" in store.failure(bad.key)["reason"]
-    assert "drop.py" in store.failure(bad.key)["detail"]
-    assert store.state(good.key) == "done"
-    assert ("failed", bad.key) in notes.events
+def test_trials_that_fail_by_themselves_are_not_tried_again_and_the_others_go_on(swept: Swept) -> None:
+    store, raised, diverged = swept.store, bad().key, wild().key
+    assert swept.agenda.complete()
+    assert swept.agenda.failed == {raised, diverged}
+    assert "covers all of" in store.failure(raised)["reason"]
+    assert "drop.py" in store.failure(raised)["detail"]
+    assert store.failure(diverged)["reason"].startswith("diverged: the loss is nan in epoch 1")
+    assert swept.heard_of(raised) == ["started", "failed"]
+    assert swept.heard_of(diverged).count("started") == 1
+    assert {store.state(item.key) for item in good()} == {"done"}
 
 
-def test_divergence_is_not_tried_again(ray_session: None, data: Path, tmp_path: Path) -> None:
-    wild = trial()
-    recipe = replace(RECIPE, schedule=Schedule(epochs=2, peak_lr=1e36))
-    wild = make_trial(replace(wild.config, recipe=recipe), "synthetic", DIGESTS)
-    store = TrialStore(tmp_path / "trials")
-    agenda, notes = run([wild], store, data, max_failures=2)
-    assert agenda.failed == {wild.key}
-    assert store.failure(wild.key)["reason"].startswith("diverged: the loss is nan in epoch 1")
-    assert [what for what, _ in notes.events].count("started") == 1
-
-
-def test_an_interrupted_trial_goes_on_from_its_state(ray_session: None, data: Path, tmp_path: Path) -> None:
-    whole = TrialStore(tmp_path / "whole")
-    item = trial()
-    run([item], whole, data)
-    store = TrialStore(tmp_path / "trials")
+def test_an_interrupted_trial_goes_on_from_its_state(swept: Swept, data: Path, tmp_path: Path) -> None:
+    item, store = trial(), TrialStore(tmp_path / "trials")
     store.open(item)
     _leave_a_state(item, store, data)
     agenda, notes = run([item], store, data, max_failures=1)
     assert agenda.complete()
     assert [what for what, _ in notes.events] == ["started", "epoch 2", "done"]
-    assert store.result(item.key)["metrics"] == whole.result(item.key)["metrics"]
+    assert store.result(item.key)["metrics"] == swept.store.result(item.key)["metrics"]
 
 
-def test_a_network_is_scored_on_another_data_set_and_by_another_protocol(
-    ray_session: None, data: Path, tmp_path: Path
-) -> None:
-    trained, store = trial(), TrialStore(tmp_path / "trials")
-    across = scored(trained, trained.config.recipe.protocol, "market1501", DIGESTS)
-    by_cosine = scored(trained, Protocol(distance="cosine"), "synthetic", DIGESTS)
-    agenda, notes = run([across, by_cosine, trained], store, data)
-    assert agenda.complete()
-    assert not agenda.failed
-    assert [what for what, key in notes.events if key == across.key] == ["started", "done"]
-    own, there = store.result(trained.key)["metrics"], store.result(across.key)["metrics"]
-    assert there == own  # the other data set is a copy of its own
-    assert store.result(by_cosine.key)["metrics"]["mAP"] != own["mAP"]
-    assert len(store.per_query(across.key)["global/average_precision"]) > 0  # type: ignore[index]
-    assert store.result(across.key)["epochs"] == 0
+def across() -> Trial:
+    return scored(trial(), trial().config.recipe.protocol, "market1501", DIGESTS)
+
+
+def by_cosine() -> Trial:
+    return scored(trial(), Protocol(distance="cosine"), "synthetic", DIGESTS)
+
+
+@pytest.fixture(scope="module")
+def rescored(ray_session: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """A network that is trained, and then scored in two other ways."""
+    store = TrialStore(tmp_path_factory.mktemp("rescored"))
+    return Swept(*run([across(), by_cosine(), trial()], store, data), store)
+
+
+def test_a_network_is_scored_on_another_data_set_and_by_another_protocol(rescored: Swept) -> None:
+    store, there = rescored.store, across().key
+    assert rescored.agenda.complete()
+    assert not rescored.agenda.failed
+    assert rescored.heard_of(there) == ["started", "done"]
+    own = store.result(trial().key)["metrics"]
+    assert store.result(there)["metrics"] == own  # the other data set is a copy of its own
+    assert store.result(by_cosine().key)["metrics"]["mAP"] != own["mAP"]
+    assert len(store.per_query(there)["global/average_precision"]) > 0  # type: ignore[index]
+    assert store.result(there)["epochs"] == 0
 
 
 def test_a_network_that_was_damaged_is_trained_again_before_it_is_scored(
-    ray_session: None, data: Path, tmp_path: Path
+    rescored: Swept, data: Path, tmp_path: Path
 ) -> None:
-    trained, store = trial(), TrialStore(tmp_path / "trials")
-    across = scored(trained, trained.config.recipe.protocol, "market1501", DIGESTS)
-    run([trained, across], store, data)
-    before = store.result(across.key)["metrics"]
+    trained, there = trial(), across()
+    store = TrialStore(shutil.copytree(rescored.store.root, tmp_path / "trials"))
+    before = store.result(there.key)["metrics"]
     weights = store.weights(trained.key)
     weights.write_bytes(weights.read_bytes()[:-9])
-    (store.folder(across.key) / "DONE").unlink()
-    agenda, _ = run([trained, across], store, data, max_failures=1)
+    (store.folder(there.key) / "DONE").unlink()
+    agenda, _ = run([trained, there], store, data, max_failures=1)
     assert agenda.complete()
-    assert [attempt["outcome"] for attempt in store.attempts(across.key)] == ["done", "again", "done"]
-    assert "weights.safetensors is damaged" in store.attempts(across.key)[1]["reason"]
+    assert [attempt["outcome"] for attempt in store.attempts(there.key)] == ["done", "again", "done"]
+    assert "weights.safetensors is damaged" in store.attempts(there.key)[1]["reason"]
     assert [attempt["outcome"] for attempt in store.attempts(trained.key)] == ["done", "done"]
     assert store.folder(trained.key).joinpath("weights.damaged.safetensors").exists()
-    assert store.result(across.key)["metrics"] == before
+    assert store.result(there.key)["metrics"] == before
 
 
 def test_a_used_worker_is_as_good_as_a_new_one(ray_session: None, data: Path, tmp_path: Path) -> None:
