@@ -101,7 +101,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str) -> Any:
-    """What a YAML text holds: a command reads the same files more than once, and to parse them takes a third of it."""
+    """What a YAML text holds; kept, as a command reads the experiments three times and parsing takes long."""
     return YAML(typ="safe", pure=True).load(text)
 
 
