@@ -15,6 +15,7 @@ from pipeline.running.trial import Assignment, Terms, paid, record
 from reid.distributed import check_batch
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
+_START_SECONDS = 120.0  # and that it has besides until it begins: what it imports may come from a slow disk
 
 
 class Listener(Protocol):
@@ -43,10 +44,11 @@ class Resources:
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt: its share, whether a worker has it, its last sign of life, and what is wrong with it."""
+    """An attempt: its share, whether a worker has it and has begun, its last sign of life, what is wrong with it."""
 
     share: Share
     placed: bool = False
+    begun: bool = False
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -149,6 +151,7 @@ class Desk:
         attempt.heard = time.monotonic()
         if "ready" in metrics:
             self.has_worker(key)
+            attempt.begun = True
         elif "failure" in metrics:
             found = metrics["failure"]
             attempt.failure = Failure(cause=Cause(found["cause"]), reason=found["reason"], detail=found["detail"])
@@ -159,7 +162,8 @@ class Desk:
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
         attempt = self._attempts[key]
-        over = [words for past, limit, words in self._limits(key) if past > limit + _GRACE_SECONDS]
+        grace = _GRACE_SECONDS + (0.0 if attempt.begun else _START_SECONDS)
+        over = [words for past, limit, words in self._limits(key) if past > limit + grace]
         if over and attempt.failure is None:
             reason = f"timeout: {over[0]}, and its worker does not answer"
             attempt.failure = Failure(cause=Cause.TIMEOUT, reason=reason)

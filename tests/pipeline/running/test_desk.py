@@ -21,7 +21,10 @@ HALF, WHOLE = Share(cpus=1, gpus=0.5, processes=1), Share(cpus=1, gpus=1.0, proc
 
 
 def desk(folder: Path, counts: dict[str, int], own: dict[str, Share], nodes: list[Node], **limit: int) -> Desk:
-    """Tables of so many trials each, in this order, and what the trials of some of them get."""
+    """Tables of so many trials each, in this order, and what the trials of some of them get.
+
+    `limit`: to so many `concurrent` trials; of `trial_seconds` and `silent_seconds`.
+    """
     tables: dict[str, tuple[Trial, ...]] = {}
     for name, count in counts.items():
         first = sum(map(len, tables.values()))
@@ -35,7 +38,11 @@ def desk(folder: Path, counts: dict[str, int], own: dict[str, Share], nodes: lis
     agenda = Agenda(Plan(experiments=tuple(planned), trials=every, searches=()), TrialStore(folder))
     resources = Resources(
         terms=Terms(
-            store=TrialStore(folder), data=InPlace(folder), state_epochs=1, trial_seconds=None, silent_seconds=None
+            store=TrialStore(folder),
+            data=InPlace(folder),
+            state_epochs=1,
+            trial_seconds=limit.get("trial_seconds"),
+            silent_seconds=limit.get("silent_seconds"),
         ),
         shares=Shares(ONE, own),
         machines=Machines(nodes, limit.get("concurrent")),
@@ -124,3 +131,22 @@ def test_everything_is_run_whatever_the_shares(cores: int, tmp_path: Path) -> No
         assert sum(share.gpus for share in have) <= 2
         end(some, running.pop(step % len(running)))
     assert some.agenda.complete()
+
+
+@pytest.mark.parametrize("kind", ["trial_seconds", "silent_seconds"])
+def test_a_limit_counts_from_where_a_worker_begins(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before that it imports, which takes minutes where a disk is slow; then it has a moment to end itself."""
+    now = 1000.0
+    monkeypatch.setattr("pipeline.running.desk.time.monotonic", lambda: now)
+    some = desk(tmp_path, {"cores": 2}, {}, [Node(2, 0)], **{kind: 60})
+    slow, hung = (trial.key for trial in started(some))
+    some.has_worker(slow)
+    some.has_worker(hung)
+    now += 60 + 100
+    assert not some.overdue(slow)
+    some.reported(slow, {"ready": True})
+    now += 60 + 4
+    assert not some.overdue(slow)
+    assert some.overdue(hung)  # it has never begun
+    now += 2
+    assert some.overdue(slow)

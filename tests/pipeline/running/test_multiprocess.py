@@ -18,7 +18,7 @@ from pipeline.planning.strict import ParamsError
 from pipeline.running.agenda import Agenda
 from pipeline.running.desk import Resources
 from pipeline.running.supervision import MARK, Interrupts
-from pipeline.running.trial import Terms
+from pipeline.running.trial import Assignment, Terms, run
 from pipeline.storage.staging import InPlace
 from pipeline.storage.store import TrialStore
 from reid import methods
@@ -74,7 +74,11 @@ def attempts(store: TrialStore, item: Trial) -> list[dict]:  # type: ignore[type
 def test_two_processes_find_what_one_finds(ray_session: None, data: Path, tmp_path: Path) -> None:
     item = trial()
     alone, shared = (TrialStore(tmp_path / name) for name in ("alone", "shared"))
-    assert sweep([item], alone, data, processes=1).complete()
+    alone.open(item)
+    share = Share(cpus=1, gpus=0.0, processes=1)
+    limits = {"trial_seconds": None, "silent_seconds": None}
+    here = Assignment(key=item.key, share=share, store=alone, data=InPlace(data), state_epochs=1, **limits)
+    run(here, lambda metrics: None)
     agenda = sweep([item], shared, data, processes=2)
     assert agenda.complete()
     assert not agenda.failed
