@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FULL = os.environ.get("REID_CHAOS") == "full"
 takes_minutes = pytest.mark.skipif(not FULL, reason="takes minutes; REID_CHAOS=full pytest runs it")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 else: beside other tests a worker would take a minute to start
 hypothesis.settings.register_profile("repeatable", derandomize=True)  # the same examples each time
 hypothesis.settings.load_profile("repeatable")  # pytest --hypothesis-profile=default draws others
 COPIED = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "pipeline", "reid", "reports/published")
