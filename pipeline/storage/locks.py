@@ -24,6 +24,7 @@ from pipeline.storage.store import TrialStore
 __all__ = ["LOCK", "HeldError", "alone", "alone_at", "held", "holder", "holder_of", "noted_owner", "owner_of"]
 
 LOCK = Path("results/sweep.lock")
+_GLANCE_SECONDS = 1.0  # `held` takes a lock for an instant, and nobody should be refused for that
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def alone(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = filelock.FileLock(path, timeout=0).acquire()
+        lock = filelock.FileLock(path, timeout=_GLANCE_SECONDS).acquire()
     except filelock.Timeout:
         raise HeldError(owner_of(path)) from None
     with lock:

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
@@ -82,11 +81,9 @@ def test_a_server_that_was_down_for_a_whole_sweep(database: str, bucket: str, tm
 
 
 def is_free(bench: Bench) -> bool:
-    try:
-        with tracking.writing(bench.store).acquire(timeout=0):
-            return True
-    except filelock.Timeout:
-        return False
+    """As the kernel lists locks: whoever wants it at that moment is not in the way of a look."""
+    inode = Path(tracking.writing(bench.store).lock_file).stat().st_ino
+    return not any(line.split()[5].endswith(f":{inode}") for line in Path("/proc/locks").read_text().splitlines())
 
 
 def trial_runs(url: str) -> list[str]:
