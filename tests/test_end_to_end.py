@@ -111,7 +111,7 @@ def test_after_a_kill_and_a_ctrl_c_nothing_is_repeated_and_nothing_differs(
     with project.started("pipeline", "sweep") as process:
         _wait_for(project, len(killed) + 1)
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 3
+        assert process.wait(timeout=180) == 3
     assert "unfinished: nothing done is lost" in (project.root / "output.txt").read_text()
     interrupted = project.ends()
     project.run("dvc", "repro")
@@ -165,9 +165,9 @@ def test_comments_are_free_and_an_edit_re_trains_what_depends_on_it(finished: Pr
 
 
 def _wait_for(project: Project, ends: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(project.ends()) < ends:
-        assert time.monotonic() < deadline, "no trial ended in two minutes"
+        assert time.monotonic() < deadline, "no trial ended in five minutes"
         time.sleep(0.05)
 
 

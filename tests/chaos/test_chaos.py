@@ -90,7 +90,7 @@ def descendants() -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 120) -> float:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 300) -> float:
     """How long it took."""
     started = time.monotonic()
     while not condition():
