@@ -111,7 +111,7 @@ def test_after_a_kill_and_a_ctrl_c_nothing_is_repeated_and_nothing_differs(
     with project.started("pipeline", "sweep") as process:
         _wait_for(project, len(killed) + 1)
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=180) == 3
+        assert process.wait(timeout=60) == 3
     assert "unfinished: nothing done is lost" in (project.root / "output.txt").read_text()
     interrupted = project.ends()
     project.run("dvc", "repro")

@@ -15,7 +15,7 @@ from pipeline.running.trial import Assignment, Terms, paid, record
 from reid.distributed import check_batch
 
 _GRACE_SECONDS = 5.0  # that a worker has to end itself once it is over a limit
-_START_SECONDS = 120.0  # and that it has besides until it begins: what it imports may come from a slow disk
+_START_SECONDS = 120.0  # that a limit is longer until a worker begins: what it imports may come from a slow disk
 
 
 class Listener(Protocol):
@@ -44,11 +44,11 @@ class Resources:
 
 @dataclasses.dataclass
 class _Attempt:
-    """An attempt: its share, whether a worker has it and has begun, its last sign of life, what is wrong with it."""
+    """An attempt: its share, whether a worker has it and is ready, its last sign of life, and what is wrong with it."""
 
     share: Share
     placed: bool = False
-    begun: bool = False
+    ready: bool = False
     began: float = dataclasses.field(default_factory=time.monotonic)
     heard: float = dataclasses.field(default_factory=time.monotonic)
     kills: int = dataclasses.field(default_factory=kernel_kills)
@@ -151,7 +151,7 @@ class Desk:
         attempt.heard = time.monotonic()
         if "ready" in metrics:
             self.has_worker(key)
-            attempt.begun = True
+            attempt.ready = True
         elif "failure" in metrics:
             found = metrics["failure"]
             attempt.failure = Failure(cause=Cause(found["cause"]), reason=found["reason"], detail=found["detail"])
@@ -162,8 +162,7 @@ class Desk:
     def overdue(self, key: str) -> bool:
         """Whether a worker has outlived a limit by so much that its own clock must have stopped, too."""
         attempt = self._attempts[key]
-        grace = _GRACE_SECONDS + (0.0 if attempt.begun else _START_SECONDS)
-        over = [words for past, limit, words in self._limits(key) if past > limit + grace]
+        over = [words for past, limit, words in self._limits(key) if past > limit + _GRACE_SECONDS]
         if over and attempt.failure is None:
             reason = f"timeout: {over[0]}, and its worker does not answer"
             attempt.failure = Failure(cause=Cause.TIMEOUT, reason=reason)
@@ -172,10 +171,11 @@ class Desk:
     def _limits(self, key: str) -> Iterator[tuple[float, float, str]]:
         """The seconds that have passed of each limit of an attempt, those it has, and what the limit says."""
         attempt, now = self._attempts[key], time.monotonic()
+        more = 0.0 if attempt.ready else _START_SECONDS
         if (limit := self.resources.terms.trial_seconds) is not None:
-            yield now - attempt.began, limit, f"an attempt may take {minutes(limit)}"
+            yield now - attempt.began, limit + more, f"an attempt may take {minutes(limit)}"
         if (limit := self.resources.terms.silent_seconds) is not None:
-            yield now - attempt.heard, limit, f"no epoch ended within {minutes(limit)}"
+            yield now - attempt.heard, limit + more, f"no epoch ended within {minutes(limit)}"
 
     def _reached(self, key: str) -> str:
         """The limit that an attempt has come to; empty if none. Its worker heard of the start before this desk did."""

@@ -5,7 +5,6 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +19,6 @@ from pipeline.storage.staging import InPlace
 from pipeline.storage.store import TrialStore
 from reid import methods
 from reid.config import Augment, Protocol, Recipe, Sampler, Schedule, TrialConfig
-
-if TYPE_CHECKING:
-    from pipeline.running.execute import Work
 
 pytestmark = pytest.mark.slow
 
@@ -70,46 +66,24 @@ def planned(trials: list[Trial]) -> Plan:
     return Plan(experiments=((wide, rows),), trials={item.key: item for item in trials}, searches=())
 
 
-def resources(
-    store: TrialStore,
-    data: Path,
-    *,
-    trial_seconds: float | None = None,
-    silent_seconds: float | None = None,
-    max_failures: int = 0,
-    concurrent: int | None = 2,
-) -> Resources:
+def resources(store: TrialStore, data: Path, *, max_failures: int = 0, concurrent: int | None = 2) -> Resources:
     """`concurrent`: trials at a time; None: of machines that may grow in number."""
     from pipeline.running import execute
 
     return Resources(
-        terms=Terms(
-            store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=silent_seconds
-        ),
+        terms=Terms(store=store, data=InPlace(data), state_epochs=1, trial_seconds=None, silent_seconds=None),
         shares=Shares(SHARE, {"wide": WIDE}),
         machines=Machines(execute.machines(), concurrent, execute.machines if concurrent is None else None),
         max_failures=max_failures,
     )
 
 
-def run(
-    trials: list[Trial],
-    store: TrialStore,
-    data: Path,
-    *,
-    work: "Work | None" = None,
-    max_failures: int = 0,
-    trial_seconds: float | None = None,
-    silent_seconds: float | None = None,
-    concurrent: int = 2,
-) -> tuple[Agenda, Notes]:
+def run(trials: list[Trial], store: TrialStore, data: Path, *, max_failures: int = 0) -> tuple[Agenda, Notes]:
     from pipeline.running import execute
 
     agenda, notes = Agenda(planned(trials), store), Notes()
-    limits = {"trial_seconds": trial_seconds, "silent_seconds": silent_seconds}
-    share = resources(store, data, max_failures=max_failures, concurrent=concurrent, **limits)
     with Interrupts(exit_code=3) as interrupts:
-        execute.execute(agenda, share, [notes], interrupts, work or execute.run)
+        execute.execute(agenda, resources(store, data, max_failures=max_failures), [notes], interrupts)
     return agenda, notes
 
 

@@ -48,7 +48,6 @@ def sweep(
     store: TrialStore,
     data: Path,
     *,
-    processes: int,
     trial_seconds: float | None = None,
     kind: type[Agenda] = Agenda,
 ) -> Agenda:
@@ -57,7 +56,7 @@ def sweep(
     agenda = kind(Plan(experiments=(), trials={item.key: item for item in trials}, searches=()), store)
     resources = Resources(
         terms=Terms(store=store, data=InPlace(data), state_epochs=1, trial_seconds=trial_seconds, silent_seconds=None),
-        shares=Shares(Share(cpus=1, gpus=0.0, processes=processes), {}),
+        shares=Shares(Share(cpus=1, gpus=0.0, processes=2), {}),
         machines=Machines(execute.machines(), None),
         max_failures=1,
     )
@@ -75,11 +74,17 @@ def test_two_processes_find_what_one_finds(ray_session: None, data: Path, tmp_pa
     item = trial()
     alone, shared = (TrialStore(tmp_path / name) for name in ("alone", "shared"))
     alone.open(item)
-    share = Share(cpus=1, gpus=0.0, processes=1)
-    limits = {"trial_seconds": None, "silent_seconds": None}
-    here = Assignment(key=item.key, share=share, store=alone, data=InPlace(data), state_epochs=1, **limits)
+    here = Assignment(
+        key=item.key,
+        store=alone,
+        data=InPlace(data),
+        share=Share(cpus=1, gpus=0.0, processes=1),
+        state_epochs=1,
+        trial_seconds=None,
+        silent_seconds=None,
+    )
     run(here, lambda metrics: None)
-    agenda = sweep([item], shared, data, processes=2)
+    agenda = sweep([item], shared, data)
     assert agenda.complete()
     assert not agenda.failed
     one, two = (store.result(item.key) for store in (alone, shared))
@@ -111,7 +116,7 @@ def test_a_trial_whose_second_process_was_killed_goes_on_from_its_checkpoint(
 
     watcher = threading.Thread(target=kill_the_second)
     watcher.start()
-    agenda = sweep([item], store, data, processes=2)
+    agenda = sweep([item], store, data)
     watcher.join()
     assert len(killed) == 1
     assert agenda.complete()
@@ -128,10 +133,10 @@ def test_what_a_process_fails_of_is_recorded_with_its_cause(ray_session: None, d
     diverges = trial(recipe=replace(RECIPE, schedule=Schedule(epochs=9, peak_lr=1e36)))
     late = trial(1, recipe=replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=100_000)))
     store = TrialStore(tmp_path / "trials")
-    sweep([diverges], store, data, processes=2)
+    sweep([diverges], store, data)
     assert store.failure(diverges.key)["reason"].startswith("diverged: the loss is")
     assert [line.get("outcome") for line in attempts(store, diverges)] == [None, "failed"]
-    sweep([late], store, data, processes=2, trial_seconds=8)
+    sweep([late], store, data, trial_seconds=8)
     assert store.failure(late.key)["reason"].startswith("timeout: an attempt may take")
 
 
@@ -149,7 +154,7 @@ def test_a_trial_that_is_stopped_early_gives_its_processes_back(ray_session: Non
     stopped = trial(recipe=recipe, evaluate_on="val")
     whole = trial(1, recipe=replace(recipe, schedule=schedule), evaluate_on="val")
     store = TrialStore(tmp_path / "trials")
-    assert sweep([stopped, whole], store, data, processes=2, kind=Pruning).complete()
+    assert sweep([stopped, whole], store, data, kind=Pruning).complete()
     assert [store.result(item.key)["status"] for item in (stopped, whole)] == ["pruned", "done"]
     deadline = time.monotonic() + 60
     while train_workers() and time.monotonic() < deadline:
@@ -162,7 +167,7 @@ def test_batches_that_cannot_be_shared_stop_the_sweep_before_it_starts(
 ) -> None:
     uneven = trial(recipe=replace(RECIPE, sampler=Sampler(identities=3, images=3)))
     with pytest.raises(ParamsError, match=r"a batch of 3 x 3 images .* cannot be shared equally by 2 processes"):
-        sweep([uneven], TrialStore(tmp_path / "trials"), data, processes=2)
+        sweep([uneven], TrialStore(tmp_path / "trials"), data)
     assert not any(tmp_path.iterdir())
 
 
